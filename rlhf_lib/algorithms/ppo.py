@@ -1,0 +1,148 @@
+"""PPO (Schulman et al. 2017) as RLHF uses it: a clipped ratio, a value head, GAE, and KL to the reference as reward.
+
+Written like `reinforce`; the two differ where the algorithms do.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from rlhf_lib.estimators import gae, holistic_rewards, whiten
+from rlhf_lib.losses import kl_estimate, ppo_loss, value_loss
+from rlhf_lib.models import Policy
+from rlhf_lib.rewards import Reward
+from rlhf_lib.rollout import prompt_batch, sample, score
+from rlhf_lib.runs import Run, check_finite, generator
+
+
+@dataclass(frozen=True)
+class Config:
+    steps: int = 40  # roll-outs
+    prompts_per_step: int = 16  # prompts a roll-out
+    samples_per_prompt: int = 4  # completions a prompt
+    max_new_tokens: int = 24  # a completion is cut off after this many
+    temperature: float = 1.0  # of sampling and of every log-probability
+    gamma: float = 1.0  # discount a token
+    lam: float = 0.95  # GAE's dial between the critic's bias (0) and the return's variance (1)
+    beta: float = 0.05  # price of one nat of KL to the reference
+    kl_target: float | None = None  # nats a completion; adapts beta towards it (Ziegler et al. 2019), None keeps beta
+    kl_horizon: float = 10.0  # steps over which beta may change by a factor of about e^0.2
+    epochs: int = 4  # passes over each roll-out
+    minibatches: int = 2  # updates a pass
+    clip: float = 0.2  # the ratio earns nothing beyond 1 ± clip
+    value_clip: float | None = None  # the same for values; None does not clip
+    value_weight: float = 0.1  # of the value loss beside the policy loss
+    lr: float = 1e-4  # Adam's learning rate
+    adam_eps: float = 1e-5  # Adam's epsilon (1e-8 makes tiny gradients as large as big ones)
+    max_grad_norm: float = 1.0  # gradients longer than this are shortened to it
+    seed: int = 0  # decides prompts, samples and minibatches
+
+
+def train(
+    policy: Policy,
+    prompts: Sequence[str],
+    reward: Reward,
+    config: Config | None = None,
+    reference: Policy | None = None,
+    run: Run | None = None,
+) -> Run:
+    """Train `policy` (with a value head) in place to earn `reward` on completions of `prompts`.
+
+    The history holds reward, kl (nats a completion, NaN without a reference), beta, and of the updates approx_kl
+    (nats a token, k3), clip_fraction, first_ratio (largest |ratio − 1| before the first update: 0 up to rounding),
+    value_loss, entropy, length, finished.
+    """
+    config, run = config or Config(), run or Run()
+    if policy.value_head is None:
+        raise ValueError("PPO needs a critic: load the policy with value_head=True")
+    if (config.beta or config.kl_target) and reference is None:
+        raise ValueError("beta > 0 charges the KL to a reference policy: pass reference=, or set beta=0")
+    parameters = [p for p in policy.parameters() if p.requires_grad]
+    optimizer = torch.optim.Adam(parameters, lr=config.lr, eps=config.adam_eps)
+    price = KLPrice(config.beta, config.kl_target, config.kl_horizon)
+    run.track(config, policy=policy, optimizer=optimizer, price=price)
+
+    for step in run.steps(config.steps):
+        noise = generator(config.seed, step)
+        rollout = sample(
+            policy,
+            prompt_batch(prompts, step, config.prompts_per_step, config.seed),
+            max_new_tokens=config.max_new_tokens,
+            samples_per_prompt=config.samples_per_prompt,
+            temperature=config.temperature,
+            generator=noise,
+        )
+        mask = rollout.mask
+        with torch.no_grad():
+            scores = reward(rollout)
+            old = score(policy, rollout)
+            kl = None
+            if reference is not None:
+                kl = kl_estimate(rollout.logprobs, score(reference, rollout).logprobs, "k1")
+        rewards = holistic_rewards(scores, mask, kl, price.beta)
+        advantages, returns = gae(rewards, old.values, mask, config.gamma, config.lam)
+        advantages = whiten(advantages, mask)
+
+        updates = []
+        for _ in range(config.epochs):
+            for rows in torch.randperm(len(rollout), generator=noise).chunk(config.minibatches):
+                new = score(policy, rollout[rows])
+                loss = ppo_loss(new.logprobs, old.logprobs[rows], advantages[rows], mask[rows], config.clip)
+                critic = value_loss(new.values, returns[rows], mask[rows], old.values[rows], config.value_clip)
+                check_finite(step, policy_loss=loss, value_loss=critic)
+                optimizer.zero_grad()
+                (loss + config.value_weight * critic).backward()
+                torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
+                optimizer.step()
+                updates.append(
+                    _update_metrics(new.logprobs, old.logprobs[rows], mask[rows], config.clip)
+                    | {"value_loss": critic.item()}
+                )
+
+        mean_kl = float("nan") if kl is None else kl.sum(1).mean().item()
+        run.log(
+            step,
+            reward=(scores if scores.dim() == 1 else scores.sum(1)).mean(),
+            kl=mean_kl,
+            beta=price.beta,
+            first_ratio=updates[0]["max_ratio"],
+            **{
+                key: sum(u[key] for u in updates) / len(updates) for key in ("approx_kl", "clip_fraction", "value_loss")
+            },
+            entropy=-rollout.logprobs.sum() / mask.sum(),
+            length=rollout.lengths.float().mean(),
+            finished=rollout.finished.float().mean(),
+        )
+        price.adapt(mean_kl)
+    return run
+
+
+class KLPrice:
+    """β, the price of a nat of KL; with a target it rises while the KL is above it and falls while below."""
+
+    def __init__(self, beta: float, target: float | None, horizon: float):
+        self.beta, self.target, self.horizon = beta, target, horizon
+
+    def adapt(self, kl: float) -> None:
+        if self.target is not None:
+            error = min(max(kl / self.target - 1, -0.2), 0.2)
+            self.beta *= 1 + error / self.horizon
+
+    def state_dict(self) -> dict:
+        return {"beta": self.beta}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.beta = state["beta"]
+
+
+@torch.no_grad()
+def _update_metrics(new: torch.Tensor, old: torch.Tensor, mask: torch.Tensor, clip: float) -> dict[str, float]:
+    """Over action tokens only: pads would dilute every one of them."""
+    log_ratio = (new - old)[mask]
+    off = (log_ratio.exp() - 1).abs()
+    return {
+        "approx_kl": (log_ratio.exp() - 1 - log_ratio).mean().item(),
+        "clip_fraction": (off > clip).float().mean().item(),
+        "max_ratio": off.max().item(),
+    }

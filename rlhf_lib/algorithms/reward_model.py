@@ -1,0 +1,63 @@
+"""Reward modelling: a score for whole texts, learnt from which of them people preferred."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from rlhf_lib.losses import bradley_terry_loss, plackett_luce_loss
+from rlhf_lib.models import RewardModel
+from rlhf_lib.preferences import Ranking, ordered_pairs
+from rlhf_lib.runs import Run, check_finite, shuffled_batches
+
+
+@dataclass(frozen=True)
+class Config:
+    epochs: int = 1  # passes over the rankings
+    batch_size: int = 4  # rankings an update
+    lr: float = 3e-4  # AdamW's learning rate: a short linear rise, then linearly to 0
+    warmup: float = 0.1  # share of the steps in which the learning rate rises
+    weight_decay: float = 0.1  # AdamW's
+    loss: Literal["bradley_terry", "plackett_luce"] = "bradley_terry"  # the second needs rankings of one length
+    max_grad_norm: float = 1.0  # gradients longer than this are shortened to it
+    seed: int = 0  # decides the order of the rankings
+
+
+def train(rm: RewardModel, rankings: Sequence[Ranking], config: Config | None = None, run: Run | None = None) -> Run:
+    """Fit `rm`, in place, to rankings of texts (a pair is a ranking of two). Ties teach Bradley–Terry nothing.
+
+    All texts of a batch are scored in one forward pass and every ordered pair within a ranking is used, so that a
+    ranking of K texts costs K forward passes and teaches K(K − 1)/2 comparisons.
+    Returns the run, whose history holds loss (nats a comparison, or a ranking) and accuracy on the batch's pairs.
+    """
+    config, run = config or Config(), run or Run()
+    optimizer = torch.optim.AdamW(
+        [p for p in rm.parameters() if p.requires_grad], lr=config.lr, weight_decay=config.weight_decay
+    )
+    batches = shuffled_batches(len(rankings), config.batch_size, config.epochs, config.seed)
+    run.track(config, reward_model=rm, optimizer=optimizer)
+
+    for step in run.steps(len(batches)):
+        batch = [rankings[i] for i in batches[step]]
+        scores = rm.score_ids(rm.encode([text for ranking in batch for text in ranking.texts]))
+        chosen, rejected = (side.to(scores.device) for side in ordered_pairs(batch))
+        if len(chosen) == 0:
+            continue  # nothing but ties
+        if config.loss == "plackett_luce":
+            ranks = torch.tensor([ranking.ranks for ranking in batch], device=scores.device)
+            loss = plackett_luce_loss(scores.view_as(ranks), ranks)
+        else:
+            loss = bradley_terry_loss(scores[chosen], scores[rejected])
+
+        check_finite(step, loss=loss)
+        progress = (step + 1) / len(batches)
+        optimizer.param_groups[0]["lr"] = config.lr * min(
+            progress / config.warmup, (1 - progress) / (1 - config.warmup)
+        )
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(rm.parameters(), config.max_grad_norm)
+        optimizer.step()
+        run.log(step, loss=loss, accuracy=(scores[chosen] > scores[rejected]).float().mean())
+    return run

@@ -1,0 +1,51 @@
+"""The command `rlhf`: one subcommand a function, added to the parser by the function that defines it."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from rlhf_lib import assets
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `rlhf` with these arguments (default: the command line's); return the exit status."""
+    parser = argparse.ArgumentParser(prog="rlhf", description="Tools of the course on RL from human feedback.")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    add_fetch(commands)
+    arguments = parser.parse_args(argv)
+    try:
+        return arguments.run(arguments)
+    except assets.AssetError as error:
+        print(f"rlhf: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("rlhf: stopped", file=sys.stderr)
+        return 130
+
+
+def add_fetch(commands: argparse._SubParsersAction) -> None:
+    """`rlhf fetch [ratings] [smollm2] [--verify]`: download what is missing and print where it is."""
+    parser = commands.add_parser(
+        "fetch",
+        help="download the ratings (default) or SmolLM2 into the cache",
+        description="Download data and weights that the course does not ship, unless the cache has them already; "
+        "print the folder of each. The cache is RLHF_CACHE if set, else rlhf-course in your cache folder.",
+    )
+    known = ", ".join(assets.ASSETS)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"what to fetch: {known} (default: ratings)")
+    parser.add_argument("--verify", action="store_true", help="hash every cached file, large ones too")
+
+    def run(arguments: argparse.Namespace) -> int:
+        names = arguments.names or ["ratings"]
+        for name in names:
+            if name not in assets.ASSETS:
+                parser.error(f"nothing is called {name!r}; choose from {known}")
+        for name in names:
+            print(f"{name}: {assets.fetch(name, verify=arguments.verify)}")
+        return 0
+
+    parser.set_defaults(run=run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

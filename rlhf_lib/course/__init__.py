@@ -1,0 +1,1 @@
+"""The classroom: lessons' import, exercises and their checks, the notebook build."""

@@ -1,0 +1,204 @@
+"""`check`: is an answer right, wrong (and which mistake is it) or not attempted?"""
+
+import contextlib
+import functools
+import inspect
+import io
+import os
+import warnings
+from dataclasses import dataclass
+
+import torch
+
+from rlhf_lib.course.compare import describe, difference
+from rlhf_lib.course.exercises import Exercise, get
+
+
+def check(exercise_id: str, answer, strict: bool = False, *, seed: int | None = None):
+    """Say whether `answer` is right, and which known mistake it looks like if it is not.
+
+    Returns the answer where it is right, else the reference, so that a lesson goes on either way. An answer of None or
+    `...` (or a function that still returns one) counts as not attempted. Functions are tried on inputs drawn afresh at
+    each call; `seed` repeats the draws of a message. `strict`: AssertionError unless the answer is right.
+    """
+    exercise = get(exercise_id)
+    verdict = judge(exercise, answer, seed)
+    text = f"{exercise.id} · {verdict.message}"
+    if strict and verdict.status != "right":
+        raise AssertionError(text)
+    print(text)
+    if verdict.status == "right":
+        return answer
+    return _value(exercise.reference) if exercise.inputs is None else exercise.reference
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What `check` found: status "right", "wrong" or "not attempted", the words, and the known mistake's name."""
+
+    status: str
+    message: str
+    mistake: str | None = None
+
+
+def judge(exercise: Exercise, answer, seed: int | None = None) -> Verdict:
+    """Judge an answer without printing. Functions are called on `exercise.draws` inputs drawn from `seed`."""
+    if _blank(answer):
+        return _not_attempted()
+    if exercise.inputs is None:
+        return _judge_value(exercise, answer)
+    if not callable(answer):
+        return Verdict("wrong", f"hand in the function itself, without calling it; this is {describe(answer)}.")
+    return _judge_function(exercise, answer, int.from_bytes(os.urandom(3), "big") if seed is None else seed)
+
+
+def _judge_value(exercise: Exercise, answer) -> Verdict:
+    if callable(answer) and not callable(_value(exercise.reference)):
+        return Verdict("wrong", "the answer here is a value, and this is a function: call it and hand in its result.")
+    if exercise.choices and all(difference(answer, choice) for choice in exercise.choices):
+        return Verdict("wrong", f"answer with one of {', '.join(map(repr, exercise.choices))}.")
+    right, words = _accepted(exercise, answer)
+    if right:
+        return _right(exercise, words)
+    for name, mistake in exercise.mistakes.items():
+        if difference(answer, _value(mistake.wrong), exercise.rtol, exercise.atol) is None:
+            return Verdict("wrong", f"not yet. {mistake.message}", name)
+    return Verdict("wrong", " ".join(filter(None, ["not yet.", words, exercise.hint])))
+
+
+def _accepted(exercise: Exercise, answer) -> tuple[bool, str]:
+    if exercise.accept is None:
+        found = difference(answer, _value(exercise.reference), exercise.rtol, exercise.atol)
+        return found is None, "" if found is None else found[0].upper() + found[1:] + "."
+    try:
+        with _quiet():
+            return exercise.accept(answer)
+    except Exception as error:
+        return False, f"Judging {describe(answer)} raised {_named(error)}."
+
+
+def _judge_function(exercise: Exercise, answer, seed: int) -> Verdict:
+    seeds = range(seed, seed + exercise.draws)
+    repeat = f'(The same inputs again: check("{exercise.id}", ..., seed={seed}) with your answer.)'
+    got = []
+    for draw in seeds:
+        result, error, blank = _run(exercise, answer, draw)
+        if blank:
+            return _not_attempted()
+        if error:
+            with_inputs = _show_inputs(exercise, draw)
+            return Verdict("wrong", f"it raised {_named(error)}\n  on {with_inputs}\n  {repeat}")
+        got.append(result)
+    expected = [_reference(exercise, draw) for draw in seeds]
+    found = [difference(g, e, exercise.rtol, exercise.atol) for g, e in zip(got, expected, strict=True)]
+    if not any(found):
+        return _right(exercise)
+    for name, mistake in exercise.mistakes.items():
+        if _same_on_all(exercise, mistake.wrong, seeds, got):
+            return Verdict("wrong", f"not yet. {mistake.message}\n  {repeat}", name)
+    failed = next(i for i, words in enumerate(found) if words)
+    lines = [f"not yet: {found[failed]}.", f"  inputs:   {_show_inputs(exercise, seeds[failed])}"]
+    lines += [f"  expected: {describe(expected[failed])}", f"  got:      {describe(got[failed])}"]
+    lines += [f"  {_relation(got[failed], expected[failed])}{exercise.hint}".rstrip(), f"  {repeat}"]
+    return Verdict("wrong", "\n".join(line for line in lines if line.strip()))
+
+
+def _run(exercise: Exercise, function, seed: int):
+    """Call a function on the inputs of one seed: (result, the exception or None, was the function a stub?)."""
+    returned = []
+
+    def watched(*args, **kwargs):
+        returned.append(function(*args, **kwargs))
+        return returned[-1]
+
+    with contextlib.suppress(TypeError, ValueError, AttributeError):
+        functools.update_wrapper(watched, function)
+    try:
+        result = _call(exercise, watched, seed)
+    except Exception as error:
+        stub = (bool(returned) and _blank(returned[-1])) or "ellipsis" in str(error).lower()
+        return None, error, stub
+    return result, None, _blank(result)
+
+
+def _call(exercise: Exercise, function, seed: int):
+    # The inputs are drawn again for each function, so one that changes them in place cannot disturb the next.
+    with _quiet(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        inputs = exercise.inputs(torch.Generator().manual_seed(seed))
+        return function(*inputs) if exercise.call is None else exercise.call(function, *inputs)
+
+
+def _reference(exercise: Exercise, seed: int):
+    return _call(exercise, exercise.reference, seed)
+
+
+def _same_on_all(exercise: Exercise, wrong, seeds, got) -> bool:
+    """Does a known wrong function give what the learner's gave, on every draw?"""
+    for seed, result in zip(seeds, got, strict=True):
+        mistaken, error, _ = _run(exercise, wrong, seed)
+        if error or difference(result, mistaken, exercise.rtol, exercise.atol):
+            return False
+    return True
+
+
+def _relation(got, expected) -> str:
+    """A pattern that a reader would look for next: the sign, or one constant factor."""
+    if not (isinstance(got, torch.Tensor) and isinstance(expected, torch.Tensor) and got.shape == expected.shape):
+        return ""
+    got, expected = got.detach().double(), expected.detach().double()
+    size = (expected * expected).sum()
+    if size == 0 or not got.isfinite().all():
+        return ""
+    factor = ((got * expected).sum() / size).item()
+    if abs(factor) < 1e-6 or difference(got, factor * expected):
+        return ""
+    return (
+        "It is right but for the sign. " if abs(factor + 1) < 1e-4 else f"It is {factor:.4g} times what is expected. "
+    )
+
+
+def _show_inputs(exercise: Exercise, seed: int) -> str:
+    """The inputs of one draw in a line, by the names of the reference's parameters."""
+    with _quiet(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        inputs = exercise.inputs(torch.Generator().manual_seed(seed))
+    names = list(inspect.signature(exercise.reference).parameters)
+    names += [f"argument {i + 1}" for i in range(len(names), len(inputs))]
+    return ", ".join(f"{name} = {describe(value)}" for name, value in zip(names, inputs, strict=False))
+
+
+def _blank(answer) -> bool:
+    """None, `...`, or a tuple or list that still holds a `...`."""
+    if isinstance(answer, tuple | list):
+        return any(item is ... for item in answer)
+    return answer is None or answer is ...
+
+
+def _value(answer):
+    """A value, computed now where it is given as a function of nothing."""
+    if not callable(answer):
+        return answer
+    with _quiet():
+        return answer()
+
+
+def _right(exercise: Exercise, words: str = "") -> Verdict:
+    return Verdict("right", " ".join(filter(None, ["right.", words, exercise.remark])))
+
+
+def _not_attempted() -> Verdict:
+    return Verdict("not attempted", "not attempted yet. Fill in the `...` and run the cell again.")
+
+
+def _named(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Keep warnings and stderr away: any stderr in a graded cell scores 0."""
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield

@@ -1,0 +1,433 @@
+"""Policies and reward models: any Hugging Face causal LM, at three scales, with value head, reward head and LoRA.
+
+A policy is evaluated with dropout off (it stays in eval mode, also while it trains): the log-probabilities that a
+roll-out was sampled with must be those that the update computes again. Weights are float32 whatever the file stores.
+"""
+
+import json
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from rlhf_lib.mdp import TokenMDP
+from rlhf_lib.paths import data_dir
+
+MANIFEST = "rlhf.json"  # what a folder written by `save` holds beside Hugging Face's own files
+DTYPES = (None, torch.float32, torch.float64, torch.bfloat16)
+
+
+def choose_device(device: str | torch.device | None = None) -> torch.device:
+    """The device named, else the environment's RLHF_DEVICE, else CUDA where there is one, else the CPU.
+
+    MPS (Apple) is used when it is named. Raises ValueError for a device that this machine does not have.
+    """
+    name = str(device or os.environ.get("RLHF_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"device {name!r}: torch sees no CUDA GPU here. Use device='cpu', or unset RLHF_DEVICE.")
+    if name.startswith("mps") and not torch.backends.mps.is_available():
+        raise ValueError(f"device {name!r}: torch sees no Apple GPU here. Use device='cpu', or unset RLHF_DEVICE.")
+    return torch.device(name)
+
+
+class Policy(nn.Module):
+    """A causal language model and its tokenizer, with a value head where a critic is wanted.
+
+    Attributes:
+        lm: the Hugging Face causal LM (a PEFT model of it under LoRA). tokenizer: its tokenizer.
+        value_head: Linear(hidden, 1), zero at the start so that the first values are 0, or None.
+    """
+
+    def __init__(self, lm: nn.Module, tokenizer, *, name: str, value_head: bool = False, autocast: bool = False):
+        super().__init__()
+        self.lm, self.tokenizer, self.name, self.autocast = lm, tokenizer, name, autocast
+        self.value_head = None
+        if value_head:
+            weight = lm.get_input_embeddings().weight
+            self.value_head = nn.Linear(lm.config.hidden_size, 1, dtype=weight.dtype)
+            nn.init.zeros_(self.value_head.weight)
+            nn.init.zeros_(self.value_head.bias)
+        self.eval()
+
+    @property
+    def device(self) -> torch.device:
+        return self.lm.get_input_embeddings().weight.device
+
+    @property
+    def vocabulary(self) -> int:
+        """Width of the logits, which may exceed the number of tokens that the tokenizer knows."""
+        return self.lm.get_output_embeddings().weight.shape[0]
+
+    def forward(self, ids: Tensor, attention_mask: Tensor, last: int, cache=None) -> tuple[Tensor, Tensor | None]:
+        """Logits [B, last, V] in float32 (float64 stays) and values [B, last] (or None) at the last `last` positions.
+
+        Positions count real tokens only, so left padding changes nothing. With a `cache`, `ids` holds the new tokens
+        and `attention_mask` all of them.
+        """
+        positions = (attention_mask.long().cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+            out = self.lm(
+                input_ids=ids,
+                attention_mask=attention_mask.long(),
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=cache is not None,
+                logits_to_keep=last,
+                output_hidden_states=self.value_head is not None,
+            )
+        values = None
+        if self.value_head is not None:  # the head stays out of autocast: values are regressed, not classified
+            hidden = out.hidden_states[-1][:, -last:]
+            values = self.value_head(hidden.to(self.value_head.weight.dtype)).squeeze(-1)
+        logits = out.logits if out.logits.dtype == torch.float64 else out.logits.float()
+        return logits, values
+
+    def train(self, mode: bool = True) -> "Policy":
+        """Eval mode always: dropout would make the update's log-probabilities differ from the sampler's."""
+        return super().train(False)
+
+    def save(self, path: str | Path) -> None:
+        """Write the folder that `load_model(path)` reads: Hugging Face's format, and the value head beside it."""
+        _save(self, path, {"kind": "policy", "base": self.name}, self.value_head)
+
+
+class RewardModel(nn.Module):
+    """A language model's body with one number at its last token: the score of a whole text.
+
+    Called with a roll-out it returns scores [B] of prompt + completion. A completion that was cut off is closed with
+    an end token first, so that the score is read where it was trained to be. `score_texts` does the same for strings.
+    Bradley–Terry's loss leaves a constant open: `centre` fixes it.
+    """
+
+    def __init__(self, lm: nn.Module, tokenizer, *, name: str, autocast: bool = False):
+        super().__init__()
+        self.lm, self.tokenizer, self.name, self.autocast = lm, tokenizer, name, autocast
+        hidden, weight = lm.config.hidden_size, lm.get_input_embeddings().weight
+        self.head = nn.Linear(hidden, 1, dtype=weight.dtype)
+        nn.init.normal_(self.head.weight, std=1 / math.sqrt(hidden + 1))
+        nn.init.zeros_(self.head.bias)
+        self.eval()
+
+    @property
+    def device(self) -> torch.device:
+        return self.head.weight.device
+
+    def forward(self, rollout) -> Tensor:
+        """Scores [B] of the roll-out's prompts with their completions; differentiable in the weights."""
+        if _same_tokens(rollout.tokenizer, self.tokenizer):
+            rows = rollout.sequences()
+        else:
+            rows = self.encode([p + c for p, c in zip(rollout.prompts(), rollout.completions(), strict=True)])
+        return self.score_ids(rows)
+
+    def encode(self, texts: list[str]) -> list[list[int]]:
+        """Token ids of each text (with the tokenizer's own start token); an empty text is a ValueError."""
+        if any(not text.strip() for text in texts):
+            raise ValueError("a reward model cannot score an empty text: remove it, or give it a score of your own")
+        return [_without_end(ids, self.tokenizer.eos_token_id) for ids in self.tokenizer(texts)["input_ids"]]
+
+    def score_ids(self, rows: list[list[int]]) -> Tensor:
+        """Scores [B] of token lists, each closed by one end token. Read at the last real token, never at a pad."""
+        end = self.tokenizer.eos_token_id
+        rows = [row if row[-1] == end else [*row, end] for row in rows]
+        lengths = torch.tensor([len(row) for row in rows])
+        ids = torch.full((len(rows), int(lengths.max())), self.tokenizer.pad_token_id)
+        for i, row in enumerate(rows):
+            ids[i, : len(row)] = torch.tensor(row)
+        ids, lengths = ids.to(self.device), lengths.to(self.device)
+        mask = torch.arange(ids.shape[1], device=self.device) < lengths[:, None]
+        body = self.lm.get_decoder()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+            hidden = body(input_ids=ids, attention_mask=mask.long(), use_cache=False).last_hidden_state
+        last = hidden[torch.arange(len(rows), device=self.device), lengths - 1]
+        return self.head(last.to(self.head.weight.dtype)).squeeze(-1)
+
+    @torch.no_grad()
+    def score_texts(self, texts: list[str], batch_size: int = 128) -> Tensor:
+        """Scores [N] on the CPU, in the order given; texts of like length are scored together."""
+        rows = self.encode(texts)
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+        scores = torch.empty(len(rows))
+        for start in range(0, len(rows), batch_size):
+            chunk = order[start : start + batch_size]
+            scores[chunk] = self.score_ids([rows[i] for i in chunk]).float().cpu()
+        return scores
+
+    @torch.no_grad()
+    def centre(self, texts: list[str]) -> float:
+        """Shift the scores so that their mean over `texts` is 0; returns what the mean was.
+
+        Only differences of scores are learnt, but RL sees the number itself: it decides, for one, whether ending
+        early beats going on. Centre on completions of the policy that RL starts from.
+        """
+        mean = self.score_texts(texts).mean().item()
+        self.head.bias.sub_(mean)
+        return mean
+
+    def save(self, path: str | Path) -> None:
+        """Write the folder that `load_reward_model(path)` reads."""
+        _save(self, path, {"kind": "reward_model", "base": self.name}, self.head)
+
+
+class TablePolicy(nn.Module):
+    """A softmax table over an MDP's states: one row of logits a state, in the order of `exact_values(...).states`.
+
+    Called with tokens [N, T] it returns log-probs [N, T, A] of the action at each position given all before it. It
+    starts uniform (zero logits). Rows after an end token do not exist; there it answers with the first row.
+    """
+
+    def __init__(self, mdp: TokenMDP):
+        super().__init__()
+        self.actions, self.horizon, self.eos = len(mdp.actions), mdp.horizon, mdp.eos
+        self.branches = self.actions - (mdp.eos is not None)  # actions after which the sentence goes on
+        states = sum(self.branches**t for t in range(mdp.horizon))
+        self.logits = nn.Parameter(torch.zeros(states, self.actions))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        _check_tokens(tokens, self.horizon)
+        digits, ended = tokens, torch.zeros_like(tokens, dtype=torch.bool)
+        if self.eos is not None:
+            digits, ended = tokens - (tokens > self.eos).long(), (tokens == self.eos).cumsum(1) > 0
+        state, first = torch.zeros_like(tokens[:, 0]), 0  # position within a length, and where that length starts
+        rows = []
+        for t in range(tokens.shape[1]):
+            dead = ended[:, t - 1] if t else torch.zeros_like(ended[:, 0])
+            rows.append(torch.where(dead, 0, first + state))
+            first += self.branches**t
+            state = torch.where(ended[:, t], 0, state * self.branches + digits[:, t])
+        return self.logits[torch.stack(rows, 1)].log_softmax(-1)
+
+
+def as_policy(model: Policy, prompt: str | list[int], mdp: TokenMDP, batch_size: int = 4096) -> Callable:
+    """A language model as a policy over an MDP's actions: its next-token distribution, renormalised to them.
+
+    Each action must be one token of the model's (with a space before it where the tokenizer has such tokens); the
+    end action is the model's end token. Differentiable. Raises ValueError for an action of several tokens.
+    """
+    tokenizer = model.tokenizer
+    codes = [
+        tokenizer.eos_token_id if index == mdp.eos else _single_token(tokenizer, word)
+        for index, word in enumerate(mdp.actions)
+    ]
+    codes = torch.tensor(codes, device=model.device)
+    start = torch.tensor(encode_prompt(tokenizer, prompt), device=model.device)
+
+    def policy(tokens: Tensor) -> Tensor:
+        _check_tokens(tokens, mdp.horizon)
+        parts = []
+        for chunk in tokens.split(batch_size):
+            history = codes[chunk.to(model.device)[:, :-1]]
+            ids = torch.cat([start.expand(len(chunk), -1), history], 1)
+            logits, _ = model(ids, torch.ones_like(ids), last=tokens.shape[1])
+            parts.append(logits[..., codes].log_softmax(-1))
+        return torch.cat(parts)
+
+    return policy
+
+
+def encode_prompt(tokenizer, prompt: str | list[int]) -> list[int]:
+    """Token ids of a prompt: ids as they are; a string raw, with the start token where the model uses one.
+
+    An empty prompt is a ValueError: there is no position to read the first token's distribution from.
+    """
+    if isinstance(prompt, str):
+        ids = _without_end(tokenizer(prompt)["input_ids"], tokenizer.eos_token_id) if prompt else []
+    else:
+        ids = [int(i) for i in prompt]
+    if not ids:
+        raise ValueError("an empty prompt: give at least one word, or [tokenizer.bos_token_id] to start from nothing")
+    return ids
+
+
+def load_model(
+    name: str | Path,
+    *,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    value_head: bool = False,
+    lora: int | dict | None = None,
+) -> Policy:
+    """A policy by name: "micro", "tiny", "smol", a folder, or a causal LM on the Hugging Face hub.
+
+    Args:
+        device: None is RLHF_DEVICE, else CUDA if there, else the CPU; "mps" by name.
+        dtype: None is float32. torch.bfloat16 is autocast over float32 weights; torch.float64 is for exact checks.
+        value_head: add a critic's head (zero at the start), or load the one saved with the folder.
+        lora: train low-rank adapters instead of all weights: the rank, or keyword arguments of `peft.LoraConfig`.
+    Raises:
+        ValueError: an unknown name or type. AssetError: weights that can neither be found nor fetched.
+    """
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype {dtype}: use None (float32), torch.bfloat16 (autocast) or torch.float64")
+    where = choose_device(device)
+    lm, tokenizer, manifest = _load_lm(name)
+    if lora is not None:
+        lm = _add_lora(lm, lora)
+    saved_head = manifest.get("head", False)
+    policy = Policy(
+        lm.to(torch.float64 if dtype == torch.float64 else torch.float32),
+        tokenizer,
+        name=str(name),
+        value_head=value_head,
+        autocast=dtype == torch.bfloat16,
+    )
+    if value_head and saved_head:
+        _load_head(policy.value_head, name)
+    return policy.to(where)
+
+
+def load_reward_model(path_or_base: str | Path, *, device=None, dtype: torch.dtype | None = None) -> RewardModel:
+    """The reward model saved at a folder; or, on a base model's name, one with a fresh head (std 1/√(H + 1))."""
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype {dtype}: use None (float32), torch.bfloat16 (autocast) or torch.float64")
+    lm, tokenizer, manifest = _load_lm(path_or_base)
+    lm = lm.to(torch.float64 if dtype == torch.float64 else torch.float32)
+    rm = RewardModel(lm, tokenizer, name=str(path_or_base), autocast=dtype == torch.bfloat16)
+    if manifest.get("kind") == "reward_model":
+        _load_head(rm.head, path_or_base)
+    return rm.to(choose_device(device))
+
+
+def _load_lm(name: str | Path) -> tuple[nn.Module, object, dict]:
+    """The causal LM in float32, its tokenizer, and the folder's manifest ({} where there is none)."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    if name == "micro":
+        return (*_micro(), {})
+    if name == "tiny":
+        folder = data_dir() / "tiny"
+    elif name == "smol":
+        from rlhf_lib.assets import smollm2_dir
+
+        folder = smollm2_dir()
+    else:
+        folder = Path(name) if Path(name).is_dir() else name
+    manifest_file = Path(folder) / MANIFEST
+    manifest = json.loads(manifest_file.read_text(encoding="utf-8")) if manifest_file.is_file() else {}
+    if manifest.get("lora"):
+        lm, tokenizer, _ = _load_lm(manifest["base"])
+        return _peft().PeftModel.from_pretrained(lm, folder, is_trainable=True), tokenizer, manifest
+    try:
+        lm = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except OSError as error:
+        raise ValueError(
+            f"no model {str(name)!r}: it is not 'micro', 'tiny' or 'smol', not a folder with a saved model, and not "
+            f"found on the Hugging Face hub ({str(error).splitlines()[0]})"
+        ) from error
+    _separate_pad(tokenizer)
+    return lm, tokenizer, manifest
+
+
+def _micro() -> tuple[nn.Module, object]:
+    """The one-layer transformer over the micro review language: same weights on every call."""
+    from tokenizers import Tokenizer, decoders, pre_tokenizers, processors
+    from tokenizers.models import WordLevel
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    from rlhf_lib.reviews import micro_mdp
+
+    mdp = micro_mdp()
+    words = [word for index, word in enumerate(mdp.actions) if index != mdp.eos]
+    vocabulary = {word: index for index, word in enumerate(["<pad>", "<bos>", "<eos>", *words])}
+    core = Tokenizer(WordLevel(vocabulary, unk_token="<pad>"))
+    core.pre_tokenizer, core.decoder = pre_tokenizers.WhitespaceSplit(), decoders.WordPiece(prefix="##", cleanup=False)
+    core.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 1)])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>", padding_side="left"
+    )
+    config = LlamaConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        tie_word_embeddings=False,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return LlamaForCausalLM(config), tokenizer
+
+
+def _separate_pad(tokenizer) -> None:
+    """Give a tokenizer whose pad is missing, or is its end token, another existing special token as pad.
+
+    A model whose end token is masked as padding never learns to stop. Nothing is resized: pads are never attended to.
+    """
+    if tokenizer.eos_token_id is None:
+        raise ValueError("this tokenizer has no end-of-text token: set tokenizer.eos_token before saving the model")
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
+        others = [i for i in tokenizer.all_special_ids if i != tokenizer.eos_token_id]
+        spare = next((i for i in others if i != tokenizer.bos_token_id), others[0] if others else 0)
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(spare if spare != tokenizer.eos_token_id else 1)
+    tokenizer.padding_side = "left"
+
+
+def _add_lora(lm: nn.Module, lora: int | dict) -> nn.Module:
+    peft = _peft()
+    options = {"r": lora, "lora_alpha": 2 * lora} if isinstance(lora, int) else dict(lora)
+    config = peft.LoraConfig(
+        **{"target_modules": "all-linear", "lora_dropout": 0.0, "task_type": "CAUSAL_LM"} | options
+    )
+    return peft.get_peft_model(lm, config)
+
+
+def _peft():
+    try:
+        import peft
+    except ImportError as error:
+        raise ImportError("LoRA needs PEFT: pip install 'rlhf-lib[smol]'") from error
+    return peft
+
+
+def _save(model: Policy | RewardModel, path: str | Path, manifest: dict, head: nn.Linear | None) -> None:
+    from safetensors.torch import save_file
+
+    path = Path(path)
+    path.mkdir(parents=True, exist_ok=True)
+    manifest |= {"head": head is not None, "lora": hasattr(model.lm, "peft_config")}
+    model.lm.save_pretrained(path)
+    model.tokenizer.save_pretrained(path)
+    if head is not None:
+        save_file(
+            {key: value.detach().cpu().contiguous() for key, value in head.state_dict().items()},
+            path / "head.safetensors",
+        )
+    (path / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+
+
+def _load_head(head: nn.Linear, path: str | Path) -> None:
+    from safetensors.torch import load_file
+
+    head.load_state_dict(load_file(Path(path) / "head.safetensors"))
+
+
+def _single_token(tokenizer, word: str) -> int:
+    for text in dict.fromkeys([word if word.startswith(" ") else f" {word}", word]):
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        if len(ids) == 1 and ids[0] != tokenizer.unk_token_id:
+            return ids[0]
+    raise ValueError(f"action {word!r} is not one token of this model's: choose actions that are single tokens")
+
+
+def _same_tokens(a, b) -> bool:
+    return a is b or (a is not None and a.get_vocab() == b.get_vocab())
+
+
+def _without_end(ids: list[int], end: int) -> list[int]:
+    return ids[:-1] if ids and ids[-1] == end else ids
+
+
+def _check_tokens(tokens: Tensor, horizon: int) -> None:
+    if tokens.dim() != 2 or not 1 <= tokens.shape[1] <= horizon or tokens.dtype != torch.long:
+        raise ValueError(
+            f"tokens must be a long tensor [N, T] with 1 ≤ T ≤ {horizon}, not {tokens.dtype} {list(tokens.shape)}"
+        )

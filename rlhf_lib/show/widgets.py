@@ -1,0 +1,280 @@
+"""Things to touch: a stepper through sentences, figures with sliders, a labeller of pairs.
+
+Each keeps its state in plain attributes that can be used without a browser; the view over it is thin, and one `refresh`
+writes the state into it. Callbacks are short and take a lock, because they can arrive on two threads. Where a widget
+cannot be drawn (an exported page), the same state is shown as plain HTML.
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+from html import escape
+from pathlib import Path
+
+import ipywidgets as w
+from matplotlib.figure import Figure
+
+from rlhf_lib.show.display import figure_html
+
+LEFT, RIGHT, TIE, SKIP = "left", "right", "tie", "skip"
+
+
+class _Touchable:
+    """A view with a fallback: `self.view` is the widget, `self.html()` what a static page shows."""
+
+    def _repr_mimebundle_(self, **options):
+        return {**self.view._repr_mimebundle_(**options), "text/html": self.html(), "text/plain": repr(self)}
+
+
+class Stepper(_Touchable):
+    """Step through a language MDP: the state is the sentence so far, an action the next word.
+
+    Args:
+        next_words: text -> the policy's likeliest next words as (word, probability), likeliest first. Words are appended
+            as they are, so a word that follows a space carries it: " good".
+        score: text -> the return of the finished text.
+        start: the text to begin with (the prompt).
+        horizon: the most words an episode takes; None for no limit.
+        end: a word that ends the episode, such as "." or "<end>".
+        shown: how many of the policy's words get a button.
+
+    `step(word)`, `undo()` and `restart()` do what the buttons do; `words`, `text`, `done` and `value` are the state.
+    """
+
+    def __init__(
+        self,
+        next_words: Callable[[str], Sequence[tuple[str, float]]],
+        score: Callable[[str], float],
+        start: str = "",
+        horizon: int | None = None,
+        end: str | None = None,
+        shown: int = 8,
+    ):
+        self.next_words, self.score, self.start = next_words, score, start
+        self.horizon, self.end = horizon, end
+        self.words: list[str] = []
+        self._lock = threading.RLock()
+        self._sentence = w.HTML()
+        self._buttons = [w.Button(layout=w.Layout(width="auto")) for _ in range(shown)]
+        for button in self._buttons:
+            button.on_click(lambda pressed: self.step(pressed.word))
+        self._own = w.Text(placeholder="another word", layout=w.Layout(width="12em"))
+        self._own.aria_label = "Type another word"
+        self._add = w.Button(description="Add my word", tooltip="Take the typed word as the action")
+        self._add.on_click(lambda _: self._add_own())
+        self._undo = w.Button(description="Undo", tooltip="Take back the last word")
+        self._undo.on_click(lambda _: self.undo())
+        self._restart = w.Button(description="Start again", tooltip="Back to the prompt")
+        self._restart.on_click(lambda _: self.restart())
+        choice = w.Box(self._buttons, layout=w.Layout(flex_flow="row wrap"))
+        self.view = w.VBox([self._sentence, choice, w.HBox([self._own, self._add, self._undo, self._restart])])
+        self.refresh()
+
+    @property
+    def text(self) -> str:
+        """The state: everything so far."""
+        return self.start + "".join(self.words)
+
+    @property
+    def done(self) -> bool:
+        """Has the episode ended?"""
+        return bool(self.words) and (self.words[-1] == self.end or len(self.words) == self.horizon)
+
+    @property
+    def value(self) -> float | None:
+        """The return, once the episode has ended."""
+        return float(self.score(self.text)) if self.done else None
+
+    def step(self, word: str) -> None:
+        """Take `word` as the next action; nothing happens once the episode has ended."""
+        with self._lock:
+            if not self.done:
+                self.words.append(word)
+            self.refresh()
+
+    def undo(self) -> None:
+        """Take back the last word."""
+        with self._lock:
+            del self.words[-1:]
+            self.refresh()
+
+    def restart(self) -> None:
+        """Back to the prompt."""
+        with self._lock:
+            self.words.clear()
+            self.refresh()
+
+    def refresh(self) -> None:
+        """Write the state into the view."""
+        options = [] if self.done else list(self.next_words(self.text))[: len(self._buttons)]
+        for i, button in enumerate(self._buttons):
+            button.layout.display = "" if i < len(options) else "none"
+            if i < len(options):
+                button.word, probability = options[i]
+                button.description = f"{button.word.strip() or repr(button.word)} {probability:.0%}"
+                button.tooltip = f"{button.word!r}, probability {probability:.3f}"
+        for control in (self._own, self._add):
+            control.disabled = self.done
+        self._undo.disabled = self._restart.disabled = not self.words
+        self._sentence.value = self._state_html()
+
+    def html(self) -> str:
+        """The state and the policy's words, without buttons."""
+        options = [] if self.done else list(self.next_words(self.text))[: len(self._buttons)]
+        items = "".join(f"<li><code>{escape(word)}</code> {chance:.1%}</li>" for word, chance in options)
+        return f"{self._state_html()}<p>The policy's likeliest next words:</p><ul>{items}</ul>"
+
+    def _state_html(self) -> str:
+        steps = f"step {len(self.words)}" + (f" of at most {self.horizon}" if self.horizon else "")
+        ending = f" The episode has ended: return <b>{self.value:+.2f}</b>." if self.done else ""
+        text = f"{escape(self.start)}<b>{escape(''.join(self.words))}</b>"
+        return f'<div role="status" aria-live="polite">State ({steps}): “{text}”.{ending}</div>'
+
+    def _add_own(self) -> None:
+        word = self._own.value.strip()
+        if word:
+            self._own.value = ""
+            self.step(word if not self.text or word == self.end else " " + word)
+
+    def __repr__(self) -> str:
+        return f"Stepper at {self.text!r}"
+
+
+class _SliderFigure(_Touchable):
+    """A figure that follows its sliders; see `slider_figure`."""
+
+    def __init__(self, draw, alt, sliders, labels):
+        self.draw, self.alt, self._lock = draw, alt, threading.RLock()
+        self.sliders = {name: _slider(name, values, labels.get(name, name)) for name, values in sliders.items()}
+        self._page = w.HTML()
+        self.view = w.VBox([*self.sliders.values(), self._page])
+        self.refresh()
+        for slider in self.sliders.values():
+            slider.observe(lambda _: self.refresh(), names="value")
+
+    @property
+    def values(self) -> dict[str, object]:
+        """What the sliders say."""
+        return {name: slider.value for name, slider in self.sliders.items()}
+
+    def html(self) -> str:
+        """The figure (or whatever `draw` gave) at the sliders' values."""
+        drawn = self.draw(**self.values)
+        alt = self.alt(**self.values) if callable(self.alt) else self.alt
+        return figure_html(drawn, alt) if isinstance(drawn, Figure) else str(drawn)
+
+    def refresh(self) -> None:
+        """Draw again."""
+        with self._lock:
+            self._page.value = self.html()
+
+    def __repr__(self) -> str:
+        return f"figure with sliders at {self.values}"
+
+
+def slider_figure(draw: Callable, alt: str | Callable = "", labels: dict[str, str] | None = None, **sliders):
+    """A figure that is drawn again whenever a slider moves.
+
+    Args:
+        draw: draw(**values) -> a Figure, or HTML text.
+        alt: alternative text, or a function of the same values that gives it.
+        labels: what to write beside a slider, by its name, where the name itself will not do.
+        sliders: name -> (low, high, step, start) for a slider of numbers, or a list of values to step through, which
+            starts at its first.
+    """
+    return _SliderFigure(draw, alt, sliders, labels or {})
+
+
+def _slider(name: str, values, label: str) -> w.Widget:
+    options = {"description": label, "style": {"description_width": "initial"}, "layout": w.Layout(width="28em")}
+    if isinstance(values, tuple):
+        low, high, step, start = values
+        kind = w.IntSlider if all(isinstance(value, int) for value in values) else w.FloatSlider
+        return kind(value=start, min=low, max=high, step=step, continuous_update=False, **options)
+    return w.SelectionSlider(options=[(f"{v:g}" if isinstance(v, float) else str(v), v) for v in values], **options)
+
+
+class PairLabeler(_Touchable):
+    """Show pairs of texts one after the other and record which one a person prefers.
+
+    Args:
+        pairs: (left, right) texts.
+        prompt: the question asked above each pair.
+        path: a JSONL file to which each answer is appended as it is given (see `rlhf_lib.labels`), so that nothing is
+            lost; answers already there are kept, and their pairs are not asked again.
+
+    `answer(choice)` with "left", "right", "tie" or "skip" and `undo()` do what the buttons do; `labels` are the answers.
+    """
+
+    def __init__(self, pairs: Sequence[tuple[str, str]], prompt: str = "Which is the more positive?", path=None):
+        self.pairs, self.prompt = [tuple(pair) for pair in pairs], prompt
+        self.path = Path(path) if path is not None else None
+        self._lock = threading.RLock()
+        self.answers: list[str] = []
+        self._question, self._status = w.HTML(), w.HTML()
+        self._left, self._right = (w.HTML(layout=w.Layout(width="50%")) for _ in range(2))
+        self._progress = w.IntProgress(max=max(1, len(self.pairs)), layout=w.Layout(width="60%"))
+        self._buttons = {}
+        for choice, words in ((LEFT, "Left"), (TIE, "Tie"), (RIGHT, "Right"), (SKIP, "Skip")):
+            self._buttons[choice] = w.Button(description=words, tooltip=f"Answer: {words.lower()}")
+            self._buttons[choice].on_click(lambda _, choice=choice: self.answer(choice))
+        self._undo = w.Button(description="Undo", tooltip="Take back the last answer")
+        self._undo.on_click(lambda _: self.undo())
+        texts, row = w.HBox([self._left, self._right]), w.HBox([*self._buttons.values(), self._undo])
+        self.view = w.VBox([self._question, texts, row, w.HBox([self._progress, self._status])])
+        self.refresh()
+
+    @property
+    def labels(self) -> list:
+        """The preferences given so far; skipped pairs are left out."""
+        from rlhf_lib.preferences import Ranking  # TEMPORARY
+
+        ranks = {LEFT: (0, 1), RIGHT: (1, 0), TIE: (0, 0)}
+        given = zip(self.pairs, self.answers, strict=False)
+        return [Ranking(texts=pair, ranks=ranks[choice]) for pair, choice in given if choice != SKIP]
+
+    @property
+    def done(self) -> bool:
+        """Has every pair been answered?"""
+        return len(self.answers) >= len(self.pairs)
+
+    def answer(self, choice: str) -> None:
+        """Answer the pair on show. ValueError where `choice` is not left, right, tie or skip."""
+        if choice not in self._buttons:
+            raise ValueError(f"answer left, right, tie or skip, not {choice!r}")
+        with self._lock:
+            if not self.done:
+                self.answers.append(choice)
+            self.refresh()
+
+    def undo(self) -> None:
+        """Take back the last answer."""
+        with self._lock:
+            del self.answers[-1:]
+            self.refresh()
+
+    def refresh(self) -> None:
+        """Write the state into the view."""
+        left, right = ("", "") if self.done else self.pairs[len(self.answers)]
+        self._question.value = (
+            "<b>All pairs are answered. Thank you.</b>" if self.done else f"<b>{escape(self.prompt)}</b>"
+        )
+        for page, name, text in ((self._left, "Left", left), (self._right, "Right", right)):
+            page.value = f'<div role="group" aria-label="{name} text">{escape(text)}</div>' if text else ""
+        for button in self._buttons.values():
+            button.disabled = self.done
+        self._undo.disabled = not self.answers
+        self._progress.value = len(self.answers)
+        self._status.value = (
+            f'<div role="status" aria-live="polite">{len(self.answers)} of {len(self.pairs)} answered</div>'
+        )
+
+    def html(self) -> str:
+        """How far the labelling is, and the pair on show, without buttons."""
+        state = f"<p>{len(self.answers)} of {len(self.pairs)} pairs answered.</p>"
+        if self.done:
+            return state
+        left, right = self.pairs[len(self.answers)]
+        return f"{state}<p><b>{escape(self.prompt)}</b></p><ul><li>{escape(left)}</li><li>{escape(right)}</li></ul>"
+
+    def __repr__(self) -> str:
+        return f"PairLabeler: {len(self.answers)} of {len(self.pairs)} pairs answered"
