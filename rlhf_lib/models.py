@@ -26,11 +26,15 @@ def choose_device(device: str | torch.device | None = None) -> torch.device:
     MPS (Apple) is used when it is named. Raises ValueError for a device that this machine does not have.
     """
     name = str(device or os.environ.get("RLHF_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"device {name!r}: torch sees no CUDA GPU here. Use device='cpu', or unset RLHF_DEVICE.")
-    if name.startswith("mps") and not torch.backends.mps.is_available():
+    try:
+        where = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"device {name!r}: torch knows no such device. Use 'cpu', 'cuda' or 'mps'.") from error
+    if where.type == "cuda" and (where.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device {name!r}: torch sees no such CUDA GPU here. Use device='cpu', or unset RLHF_DEVICE.")
+    if where.type == "mps" and not torch.backends.mps.is_available():
         raise ValueError(f"device {name!r}: torch sees no Apple GPU here. Use device='cpu', or unset RLHF_DEVICE.")
-    return torch.device(name)
+    return where
 
 
 class Policy(nn.Module):
@@ -107,7 +111,8 @@ class RewardModel(nn.Module):
         self.lm, self.tokenizer, self.name, self.autocast = lm, tokenizer, name, autocast
         hidden, weight = lm.config.hidden_size, lm.get_input_embeddings().weight
         self.head = nn.Linear(hidden, 1, dtype=weight.dtype)
-        nn.init.normal_(self.head.weight, std=1 / math.sqrt(hidden + 1))
+        # a generator of its own, so that the same training gives the same reward model
+        nn.init.normal_(self.head.weight, std=1 / math.sqrt(hidden + 1), generator=torch.Generator().manual_seed(0))
         nn.init.zeros_(self.head.bias)
         self.eval()
 
@@ -134,6 +139,7 @@ class RewardModel(nn.Module):
         end = self.tokenizer.eos_token_id
         rows = [row if row[-1] == end else [*row, end] for row in rows]
         lengths = torch.tensor([len(row) for row in rows])
+        check_length(self, int(lengths.max()))
         ids = torch.full((len(rows), int(lengths.max())), self.tokenizer.pad_token_id)
         for i, row in enumerate(rows):
             ids[i, : len(row)] = torch.tensor(row)
@@ -166,6 +172,10 @@ class RewardModel(nn.Module):
         mean = self.score_texts(texts).mean().item()
         self.head.bias.sub_(mean)
         return mean
+
+    def train(self, mode: bool = True) -> "RewardModel":
+        """Eval mode always, as for a policy: a text has one score."""
+        return super().train(False)
 
     def save(self, path: str | Path) -> None:
         """Write the folder that `load_reward_model(path)` reads."""
@@ -234,12 +244,27 @@ def encode_prompt(tokenizer, prompt: str | list[int]) -> list[int]:
     An empty prompt is a ValueError: there is no position to read the first token's distribution from.
     """
     if isinstance(prompt, str):
-        ids = _without_end(tokenizer(prompt)["input_ids"], tokenizer.eos_token_id) if prompt else []
+        ids = encode_text(tokenizer, prompt) if prompt else []
     else:
         ids = [int(i) for i in prompt]
     if not ids:
         raise ValueError("an empty prompt: give at least one word, or [tokenizer.bos_token_id] to start from nothing")
     return ids
+
+
+def encode_text(tokenizer, text: str, **options) -> list[int]:
+    """Token ids of a text, without the end token that some tokenizers add. An unknown word is a ValueError."""
+    ids = _without_end(tokenizer(text, **options)["input_ids"], tokenizer.eos_token_id)
+    if tokenizer.unk_token_id in ids and tokenizer.unk_token_id not in (tokenizer.bos_token_id, tokenizer.eos_token_id):
+        raise ValueError(f"{text!r} has words that this model's tokenizer does not know: use words of its vocabulary")
+    return ids
+
+
+def check_length(model: "Policy | RewardModel", length: int) -> None:
+    """Raise ValueError if the model has fewer positions than a text of `length` tokens needs."""
+    limit = getattr(model.lm.config, "max_position_embeddings", None)
+    if limit is not None and length > limit:
+        raise ValueError(f"the text needs {length} positions, the model has {limit}: shorten it, or max_new_tokens")
 
 
 def load_model(
@@ -258,45 +283,42 @@ def load_model(
         value_head: add a critic's head (zero at the start), or load the one saved with the folder.
         lora: train low-rank adapters instead of all weights: the rank, or keyword arguments of `peft.LoraConfig`.
     Raises:
-        ValueError: an unknown name or type. AssetError: weights that can neither be found nor fetched.
+        ValueError: an unknown name or type, a folder with a damaged or incomplete model, or with a reward model.
+        AssetError: weights that can neither be found nor fetched.
     """
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype {dtype}: use None (float32), torch.bfloat16 (autocast) or torch.float64")
     where = choose_device(device)
-    lm, tokenizer, manifest = _load_lm(name)
+    lm, tokenizer, manifest = _load_lm(name, dtype)
+    if manifest.get("kind") == "reward_model":
+        raise ValueError(f"{name} holds a reward model: load it with load_reward_model")
     if lora is not None:
         lm = _add_lora(lm, lora)
-    saved_head = manifest.get("head", False)
-    policy = Policy(
-        lm.to(torch.float64 if dtype == torch.float64 else torch.float32),
-        tokenizer,
-        name=str(name),
-        value_head=value_head,
-        autocast=dtype == torch.bfloat16,
-    )
-    if value_head and saved_head:
+    policy = Policy(lm, tokenizer, name=manifest["base"], value_head=value_head, autocast=dtype == torch.bfloat16)
+    if value_head and manifest.get("head"):
         _load_head(policy.value_head, name)
     return policy.to(where)
 
 
 def load_reward_model(path_or_base: str | Path, *, device=None, dtype: torch.dtype | None = None) -> RewardModel:
     """The reward model saved at a folder; or, on a base model's name, one with a fresh head (std 1/√(H + 1))."""
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype {dtype}: use None (float32), torch.bfloat16 (autocast) or torch.float64")
-    lm, tokenizer, manifest = _load_lm(path_or_base)
-    lm = lm.to(torch.float64 if dtype == torch.float64 else torch.float32)
-    rm = RewardModel(lm, tokenizer, name=str(path_or_base), autocast=dtype == torch.bfloat16)
+    where = choose_device(device)
+    lm, tokenizer, manifest = _load_lm(path_or_base, dtype)
+    rm = RewardModel(lm, tokenizer, name=manifest["base"], autocast=dtype == torch.bfloat16)
     if manifest.get("kind") == "reward_model":
         _load_head(rm.head, path_or_base)
-    return rm.to(choose_device(device))
+    return rm.to(where)
 
 
-def _load_lm(name: str | Path) -> tuple[nn.Module, object, dict]:
-    """The causal LM in float32, its tokenizer, and the folder's manifest ({} where there is none)."""
+def _load_lm(name: str | Path, dtype: torch.dtype | None = None) -> tuple[nn.Module, object, dict]:
+    """The causal LM in float32 or float64, its tokenizer, and its folder's manifest: at least the base's name."""
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype {dtype}: use None (float32), torch.bfloat16 (autocast) or torch.float64")
+    weights = torch.float64 if dtype == torch.float64 else torch.float32
     if name == "micro":
-        return (*_micro(), {})
+        lm, tokenizer = _micro()
+        return lm.to(weights), tokenizer, {"base": name}
     if name == "tiny":
         folder = data_dir() / "tiny"
     elif name == "smol":
@@ -304,22 +326,31 @@ def _load_lm(name: str | Path) -> tuple[nn.Module, object, dict]:
 
         folder = smollm2_dir()
     else:
-        folder = Path(name) if Path(name).is_dir() else name
-    manifest_file = Path(folder) / MANIFEST
-    manifest = json.loads(manifest_file.read_text(encoding="utf-8")) if manifest_file.is_file() else {}
-    if manifest.get("lora"):
-        lm, tokenizer, _ = _load_lm(manifest["base"])
-        return _peft().PeftModel.from_pretrained(lm, folder, is_trainable=True), tokenizer, manifest
+        folder = Path(name).resolve() if Path(name).is_dir() else name
+    base = name if name in ("tiny", "smol") else str(folder)
     try:
-        lm = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        manifest_file = Path(folder) / MANIFEST
+        manifest = json.loads(manifest_file.read_text(encoding="utf-8")) if manifest_file.is_file() else {}
+        if manifest.get("lora"):
+            lm, tokenizer, _ = _load_lm(manifest["base"], dtype)
+            lm = _peft().PeftModel.from_pretrained(lm, folder, is_trainable=True).to(weights)
+            return lm, tokenizer, manifest
+        lm = AutoModelForCausalLM.from_pretrained(folder, dtype=weights, use_safetensors=True)
         tokenizer = AutoTokenizer.from_pretrained(folder)
-    except OSError as error:
-        raise ValueError(
-            f"no model {str(name)!r}: it is not 'micro', 'tiny' or 'smol', not a folder with a saved model, and not "
-            f"found on the Hugging Face hub ({str(error).splitlines()[0]})"
-        ) from error
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        if isinstance(folder, Path):
+            message = f"{folder} holds no complete model ({reason}): save or fetch it again"
+        else:
+            message = (
+                f"no model {name!r}: it is not 'micro', 'tiny' or 'smol', not a folder with a saved model, and not "
+                f"found on the Hugging Face hub ({reason})"
+            )
+        raise ValueError(message) from error
+    if len(tokenizer) <= len(tokenizer.all_special_ids):  # what transformers makes of a folder without a tokenizer
+        raise ValueError(f"{folder} holds no complete model (its tokenizer is missing): save or fetch it again")
     _separate_pad(tokenizer)
-    return lm, tokenizer, manifest
+    return lm, tokenizer, manifest | {"base": base}
 
 
 def _micro() -> tuple[nn.Module, object]:
@@ -337,7 +368,12 @@ def _micro() -> tuple[nn.Module, object]:
     core.pre_tokenizer, core.decoder = pre_tokenizers.WhitespaceSplit(), decoders.WordPiece(prefix="##", cleanup=False)
     core.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 1)])
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=core, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>", padding_side="left"
+        tokenizer_object=core,
+        pad_token="<pad>",
+        bos_token="<bos>",
+        eos_token="<eos>",
+        unk_token="<pad>",
+        padding_side="left",
     )
     config = LlamaConfig(
         vocab_size=len(vocabulary),
@@ -373,11 +409,15 @@ def _separate_pad(tokenizer) -> None:
 
 def _add_lora(lm: nn.Module, lora: int | dict) -> nn.Module:
     peft = _peft()
+    if hasattr(lm, "peft_config"):
+        raise ValueError("this folder's model has adapters already, and they are trained on: leave lora out")
     options = {"r": lora, "lora_alpha": 2 * lora} if isinstance(lora, int) else dict(lora)
     config = peft.LoraConfig(
         **{"target_modules": "all-linear", "lora_dropout": 0.0, "task_type": "CAUSAL_LM"} | options
     )
-    return peft.get_peft_model(lm, config)
+    with torch.random.fork_rng(devices=[]):  # the same adapters on every call
+        torch.manual_seed(0)
+        return peft.get_peft_model(lm, config)
 
 
 def _peft():
@@ -391,11 +431,17 @@ def _peft():
 def _save(model: Policy | RewardModel, path: str | Path, manifest: dict, head: nn.Linear | None) -> None:
     from safetensors.torch import save_file
 
-    path = Path(path)
-    path.mkdir(parents=True, exist_ok=True)
+    path, tokenizer = Path(path), model.tokenizer
     manifest |= {"head": head is not None, "lora": hasattr(model.lm, "peft_config")}
+    if manifest["lora"] and manifest["base"] == str(path.resolve()):
+        raise ValueError(f"{path} holds the model that these adapters belong to: save them in a folder of their own")
+    path.mkdir(parents=True, exist_ok=True)
     model.lm.save_pretrained(path)
-    model.tokenizer.save_pretrained(path)
+    pad = tokenizer.pad_token
+    if pad not in tokenizer.added_tokens_encoder:  # a word that stands in as pad: in a file it would become special,
+        tokenizer.pad_token = None  # and whoever loads it would cut it out of every text
+    tokenizer.save_pretrained(path)
+    tokenizer.pad_token = pad
     if head is not None:
         save_file(
             {key: value.detach().cpu().contiguous() for key, value in head.state_dict().items()},
@@ -405,9 +451,14 @@ def _save(model: Policy | RewardModel, path: str | Path, manifest: dict, head: n
 
 
 def _load_head(head: nn.Linear, path: str | Path) -> None:
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    head.load_state_dict(load_file(Path(path) / "head.safetensors"))
+    file = Path(path) / "head.safetensors"
+    try:
+        head.load_state_dict(load_file(file))
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise ValueError(f"{file} is missing or damaged ({error}): save the model again") from error
 
 
 def _single_token(tokenizer, word: str) -> int:

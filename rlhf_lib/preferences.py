@@ -267,7 +267,7 @@ def pairwise_accuracy(
 
     The percentile interval is bootstrapped by block: sentences of a block share their raters, so pairs are not
     independent but blocks nearly are. In each resample a block counts as often as it was drawn (w), a pair within a
-    block w times and a pair across two blocks w1 x w2 times (Owen 2007, arXiv 0712.1111).
+    block w times and a pair across two blocks w1 x w2 times (Owen 2007, arXiv 0712.1111), which errs on the wide side.
 
     Args:
         scores: [N], of the texts that the pairs index.

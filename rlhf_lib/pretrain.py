@@ -24,7 +24,7 @@ from rlhf_lib.models import Policy, load_model
 from rlhf_lib.runs import Run, generator, write_text
 
 VOCABULARY, WIDTH, LAYERS = 8192, 256, 4
-MIXED_EPOCHS, REVIEW_EPOCHS = 4, 12  # passes over all text, then over the review sentences alone
+MIXED_EPOCHS, REVIEW_EPOCHS = 4, 6  # passes over all text, then over the review sentences alone
 BATCH, LR, WARMUP, WEIGHT_DECAY, DROPOUT, AVERAGE = 64, 2e-3, 100, 0.1, 0.1, 0.998
 SPECIAL = ["<pad>", "<bos>", "<eos>"]
 

@@ -4,10 +4,10 @@ The data are the 10,605 sentences of Hutto & Gilbert (2014), fetched by `rlhf_li
 card. Rows come in blocks of 30 that one panel of people rated, so a block is never divided between splits.
 """
 
-import ast
 import functools
 import hashlib
 import html
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,7 +77,7 @@ def load() -> Reviews:
     texts, ratings = [], []
     sentences, panels = _table(files["movie"], 3), _table(files["movie_ratings"], 4)
     for (key, mean, text), (same_key, same_mean, _, panel) in zip(sentences, panels, strict=True):
-        given = ast.literal_eval(panel)
+        given = json.loads(panel)
         computed = sum(given) / len(given)
         if key != same_key or max(abs(computed - float(mean)), abs(computed - float(same_mean))) > 1e-6:
             raise ValueError(f"sentence {key} and ratings {same_key} do not belong together (mean {computed}, {mean})")

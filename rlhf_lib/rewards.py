@@ -37,7 +37,7 @@ def vader() -> Reward:
     try:
         from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
     except ImportError as error:
-        raise ImportError("the VADER reward needs its lexicon: pip install 'rlhf-lib[lab]'") from error
+        raise ImportError("the VADER reward needs its lexicon: pip install 'rlhf-lib[smol]'") from error
     analyzer = SentimentIntensityAnalyzer()
 
     def compound(prompts: list[str], completions: list[str]) -> list[float]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from rlhf_lib.losses import token_logprobs
-from rlhf_lib.models import Policy, encode_prompt
+from rlhf_lib.models import Policy, check_length, encode_prompt, encode_text
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,9 @@ class Rollout:
         return len(self.tokens)
 
     def __getitem__(self, rows) -> "Rollout":
-        rows = slice(rows, rows + 1 or None) if isinstance(rows, int) else rows
+        if isinstance(rows, int):
+            row = range(len(self))[rows]  # beyond the end an IndexError, which is what ends a for loop over rows
+            rows = slice(row, row + 1)
         tensors = {f.name: getattr(self, f.name) for f in fields(self)}
         return replace(self, **{key: value[rows] for key, value in tensors.items() if isinstance(value, Tensor)})
 
@@ -62,14 +64,20 @@ class Rollout:
         return self._text(self.prompt_ids, self.prompt_mask)
 
     def completions(self) -> list[str]:
-        """The completions as text, special tokens left out."""
-        return self._text(self.tokens, self.mask)
+        """The completions as text, special tokens left out, each with the space that parts it from its prompt."""
+        own, prompts = self._text(self.tokens, self.mask), self.prompts()
+        # some tokenizers decode a first word without its space, so the completion is cut out of the whole text
+        whole = self._text(torch.cat([self.prompt_ids, self.tokens], 1), torch.cat([self.prompt_mask, self.mask], 1))
+        return [
+            text[len(prompt) :] if text.startswith(prompt) else alone
+            for text, prompt, alone in zip(whole, prompts, own, strict=True)
+        ]
 
     def _text(self, ids: Tensor, mask: Tensor) -> list[str]:
         if self.tokenizer is None:
             raise ValueError("this roll-out carries no tokenizer: pass tokenizer=model.tokenizer when making it")
         rows = [row[keep].tolist() for row, keep in zip(ids, mask, strict=True)]
-        return self.tokenizer.batch_decode(rows, skip_special_tokens=True)
+        return self.tokenizer.batch_decode(rows, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
 class Scores(NamedTuple):
@@ -112,14 +120,14 @@ def sample(
         raise ValueError("max_new_tokens and samples_per_prompt must be at least 1")
     if not temperature >= 0:
         raise ValueError(f"temperature {temperature}: use 0 for greedy decoding, or a positive number")
-    if not prompts:
-        raise ValueError("no prompts: give at least one")
+    if not prompts or isinstance(prompts, str):
+        raise ValueError("prompts must be a list with at least one prompt, such as [prompt]")
     device, end = model.device, model.tokenizer.eos_token_id
     prompt_ids, prompt_mask = pad_left(
         [encode_prompt(model.tokenizer, p) for p in prompts], model.tokenizer.pad_token_id
     )
     prompt_ids, prompt_mask = prompt_ids.to(device), prompt_mask.to(device)
-    _check_length(model, prompt_ids.shape[1] + max_new_tokens)
+    check_length(model, prompt_ids.shape[1] + max_new_tokens)
 
     cache = DynamicCache()
     logits = model(prompt_ids, prompt_mask, last=1, cache=cache)[0][:, -1]
@@ -149,7 +157,7 @@ def sample(
         uniform = torch.rand(
             len(tokens), generator=generator, dtype=torch.float64, device=generator.device if generator else "cpu"
         )
-        drawn = log_probs.argmax(-1) if temperature == 0 else _draw(log_probs, uniform.to(device)[rows])
+        drawn = log_probs.argmax(-1) if temperature == 0 else _draw(log_probs, uniform[rows.to(uniform.device)])
         tokens[rows, t], mask[rows, t] = drawn, True
         logprobs[rows, t] = log_probs.gather(1, drawn[:, None]).squeeze(1)
         going = drawn != end
@@ -207,7 +215,8 @@ def from_texts(model: Policy, pairs: Sequence[tuple[str, str]]) -> Rollout:
     """
     end = model.tokenizer.eos_token_id
     prompts = [encode_prompt(model.tokenizer, prompt) for prompt, _ in pairs]
-    completions = [model.tokenizer(text, add_special_tokens=False)["input_ids"] + [end] for _, text in pairs]
+    completions = [[*encode_text(model.tokenizer, text, add_special_tokens=False), end] for _, text in pairs]
+    check_length(model, max(len(p) + len(c) for p, c in zip(prompts, completions, strict=True)))
     pad = model.tokenizer.pad_token_id
     prompt_ids, prompt_mask = pad_left(prompts, pad)
     flipped, flipped_mask = pad_left([row[::-1] for row in completions], pad)
@@ -263,7 +272,7 @@ def _draw(log_probs: Tensor, uniform: Tensor) -> Tensor:
     """
     wide = torch.float32 if log_probs.device.type == "mps" else torch.float64
     cumulative = log_probs.to(wide).exp().cumsum(-1)
-    target = uniform.to(wide)[:, None] * cumulative[:, -1:]
+    target = uniform.to(wide).to(log_probs.device)[:, None] * cumulative[:, -1:]
     drawn = torch.searchsorted(cumulative, target, right=True).squeeze(1)
     last_possible = (cumulative < cumulative[:, -1:]).sum(-1)  # rounding may push the target onto the very end
     return torch.minimum(drawn, last_possible)
@@ -272,15 +281,7 @@ def _draw(log_probs: Tensor, uniform: Tensor) -> Tensor:
 def _check_allowed(may: Tensor, logits: Tensor) -> None:
     if may.shape != logits.shape or may.dtype != torch.bool:
         raise ValueError(
-            f"action_mask returned {may.dtype} {list(may.shape)}: it must return bool {list(logits.shape)}, True = allowed"
+            f"action_mask gave {may.dtype} {list(may.shape)}: it must give bool {list(logits.shape)}, True = allowed"
         )
     if not may.any(-1).all():
         raise ValueError("action_mask forbids every action of a row: always allow at least the end token")
-
-
-def _check_length(model: Policy, length: int) -> None:
-    limit = getattr(model.lm.config, "max_position_embeddings", None)
-    if limit is not None and length > limit:
-        raise ValueError(
-            f"prompt and completion need {length} positions, the model has {limit}: shorten the prompt or max_new_tokens"
-        )

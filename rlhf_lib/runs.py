@@ -53,12 +53,20 @@ class Run:
     def track(self, config=None, **objects) -> None:
         """Name what a checkpoint holds (modules: their trainable weights; optimizers), and restore the last one.
 
-        Raises ValueError if the directory belongs to a run with another configuration (`steps` may grow).
+        Raises ValueError if the directory belongs to a run with another configuration (`steps` may grow) or model,
+        RuntimeError while another run is writing to it.
         """
         self._objects = objects
         if self.directory is None:
             return
         self._take_lock()
+        try:
+            self._resume(config)
+        except BaseException:
+            self._release_lock()
+            raise
+
+    def _resume(self, config) -> None:
         settings = json.loads(json.dumps(dataclasses.asdict(config) if config is not None else {}, default=str))
         file = self.directory / "config.json"
         if file.exists():
@@ -88,10 +96,11 @@ class Run:
             for step in range(self._start, count):
                 yield step
                 bar.update(1)
-                done = step + 1 == count or self.interrupted
-                if done or (self.checkpoint_every and (step + 1) % self.checkpoint_every == 0):
+                last = step + 1 == count
+                stop = self.interrupted = self.interrupted and not last
+                if stop or last or (self.checkpoint_every and (step + 1) % self.checkpoint_every == 0):
                     self._checkpoint(step + 1)
-                if self.interrupted and step + 1 < count:
+                if stop:
                     print(f"stopped after step {step + 1} of {count}; the result so far can be used")
                     return
         finally:
@@ -124,8 +133,8 @@ class Run:
             write_text(temporary / "step.json", json.dumps({"step": step, "metrics": len(self.history)}))
             shutil.rmtree(target, ignore_errors=True)
             os.replace(temporary, target)  # a kill before this line leaves the previous checkpoint as it was
-        except OSError as error:
-            if error.errno != errno.ENOSPC and "No space left" not in str(error):
+        except Exception as error:  # safetensors has an error of its own, which quotes the system's
+            if getattr(error, "errno", None) != errno.ENOSPC and "no space left" not in str(error).lower():
                 raise
             shutil.rmtree(temporary, ignore_errors=True)
             warnings.warn(
@@ -147,6 +156,8 @@ class Run:
             folder = self._checkpoints()[-1]
             position = json.loads((folder / "step.json").read_text(encoding="utf-8"))
             state = load_state(folder)
+            if state.keys() != self._objects.keys():
+                raise ValueError(f"{self.directory} holds a run of another algorithm: use another directory")
             for name, thing in self._objects.items():
                 _set_state(thing, state[name])
             self._start = position["step"]
@@ -202,7 +213,8 @@ def check_finite(step: int, **values: Tensor) -> None:
     for name, value in values.items():
         if not torch.isfinite(value).all():
             raise FloatingPointError(
-                f"{name} is not finite at step {step}: nothing was updated. Lower the learning rate, or check the reward"
+                f"{name} is not finite at step {step}: this update was not made. Lower the learning rate, or look at "
+                "what the reward and the data hold"
             )
 
 
@@ -226,7 +238,7 @@ def paired_interval(a: Sequence[float], b: Sequence[float], confidence: float = 
 
 def student_t_quantile(probability: float, freedom: int) -> float:
     """The quantile (probability > 0.5) of Student's t with `freedom` degrees of freedom, to about 1e-9."""
-    # the distribution function over [0, t] by Gauss–Legendre in the angle θ = atan(t/√ν), where the density is cos^(ν−1)
+    # the distribution function over [0, t] by Gauss–Legendre in the angle θ = atan(t/√ν), whose density is cos^(ν−1)
     constant = math.exp(math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2)) / math.sqrt(math.pi)
 
     def upper_half(angle: float, parts: int = 200) -> float:
@@ -297,9 +309,13 @@ def _state(thing) -> dict:
 
 def _set_state(thing, state: dict) -> None:
     if isinstance(thing, nn.Module):
+        own = _state(thing)
+        if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in state.items()}:
+            raise ValueError(
+                "the checkpoint holds another model's weights: load the same model, or use another directory"
+            )
         with torch.no_grad():
-            for name, parameter in thing.named_parameters():
-                if parameter.requires_grad:
-                    parameter.copy_(state[name])
+            for name, parameter in own.items():
+                parameter.copy_(state[name])
     else:
         thing.load_state_dict(state)

@@ -1,8 +1,8 @@
-"""Open a notebook in a real JupyterLab, run it, and take pictures of it: `python tests/screenshot.py NOTEBOOK OUT_DIR`.
+"""Open a notebook in a real JupyterLab, run it and take pictures: `python tests/screenshot.py NOTEBOOK OUT_DIR`.
 
-Needs Chromium on the PATH (Debian: `apt-get install chromium`) and the `test` extra (playwright). The notebook is copied
-to a temporary folder first, so nothing is written beside it; a py:percent source (.py) is converted. `open_notebook` is
-what browser tests build on.
+Needs Chromium on the PATH (Debian: `apt-get install chromium`) and the `test` extra (playwright). The notebook is
+copied to a temporary folder first, so nothing is written beside it; a py:percent source (.py) is converted.
+`open_notebook` is what browser tests build on.
 """
 
 import argparse
@@ -110,7 +110,12 @@ def screenshots(page, folder: Path, stem: str) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     page.evaluate("document.activeElement && document.activeElement.blur()")
     panel = page.locator(SCROLLER).first
-    height, shown = panel.evaluate("panel => [panel.scrollHeight, panel.clientHeight]")
+    last = panel.locator(".jp-Cell").last  # below it Lab leaves room to scroll on
+    height = last.bounding_box()["y"] + last.bounding_box()["height"] - panel.bounding_box()["y"]
+    height, shown = (
+        int(height + panel.evaluate("panel => panel.scrollTop")),
+        panel.evaluate("panel => panel.clientHeight"),
+    )
     paths = []
     for i, top in enumerate(range(0, height, shown - 40)):
         panel.evaluate("(panel, top) => { panel.scrollTop = top; }", top)

@@ -179,8 +179,8 @@ def build(archive, folder):
     time.sleep(0.5)
     (folder / "words.txt").write_bytes(b"not bad at all\\n")
 
-asset = assets.Asset("demo", "Demo words", "demo-words==1.0", "demo_words-1.0.tar.gz", {sha256!r}, {{"words.txt": None}},
-                     build, 1, 1)
+files = {{"words.txt": None}}
+asset = assets.Asset("demo", "Demo words", "demo-words==1.0", "demo_words-1.0.tar.gz", {sha256!r}, files, build, 1, 1)
 assets._download = lambda asset, temporary: Path({archive!r})
 print(assets.fetch(asset))
 """
@@ -341,7 +341,7 @@ def test_no_pip(demo, monkeypatch):
 
 
 def test_what_building_needs_is_asked_for_before_the_download(by_copy, tmp_path):
-    with pytest.raises(assets.AssetError, match=r'package no_such_module .*pip install "rlhf-lib\[smol\]"'):
+    with pytest.raises(assets.AssetError, match=r'package no_such_module: pip install "rlhf-lib\[smol\]"'):
         assets.fetch(dataclasses.replace(by_copy, needs=("no_such_module", "smol")))
     assert not (tmp_path / "downloads.txt").exists()
 

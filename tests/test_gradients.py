@@ -302,7 +302,7 @@ WRONG = {
     "KL with the ratio swapped": (kl_upside_down, minus_penalised, TEXT),
 }
 
-SIZES, REPEATS = (50, 200, 800), 16
+SIZES, REPEATS = (50, 200, 800), 12
 ENOUGH = 20_000  # samples to notice the smallest of the mistakes
 
 

@@ -122,12 +122,10 @@ class Checker:
 
     def sampled(self, units: int, repeats: int, seed: int = 0) -> Tensor:
         """[repeats, P]: the gradient of batches of `units` episodes or groups."""
-        generator = torch.Generator().manual_seed(seed)
-        batches = []
-        for _ in range(repeats):
-            tokens, mask = sample_episodes(self.mdp, self.behaviour, units * self.group, generator)
-            batches.append(gradient(self.loss(self.mdp, self.policy, tokens, mask), self.policy))
-        return torch.stack(batches)
+        generator, rows = torch.Generator().manual_seed(seed), units * self.group
+        tokens, mask = sample_episodes(self.mdp, self.behaviour, rows * repeats, generator)
+        batches = zip(tokens.split(rows), mask.split(rows), strict=True)
+        return torch.stack([gradient(self.loss(self.mdp, self.policy, *batch), self.policy) for batch in batches])
 
     def p_value(self, sampled: Tensor, units: int) -> float:
         """Family-wise (Bonferroni over coordinates) p-value of the mean of `sampled` being off the wanted gradient."""

@@ -5,8 +5,10 @@ Written like `reinforce`; the two differ where the algorithms do.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 import torch
+from torch import Tensor
 
 from rlhf_lib.estimators import gae, holistic_rewards, whiten
 from rlhf_lib.losses import kl_estimate, ppo_loss, value_loss
@@ -27,7 +29,7 @@ class Config:
     lam: float = 0.95  # GAE's dial between the critic's bias (0) and the return's variance (1)
     beta: float = 0.05  # price of one nat of KL to the reference
     kl_target: float | None = None  # nats a completion; adapts beta towards it (Ziegler et al. 2019), None keeps beta
-    kl_horizon: float = 10.0  # steps over which beta may change by a factor of about e^0.2
+    kl_gain: float = 0.1  # a step multiplies beta by 1 + kl_gain · (kl/kl_target − 1), the bracket held within ±0.2
     epochs: int = 4  # passes over each roll-out
     minibatches: int = 2  # updates a pass
     clip: float = 0.2  # the ratio earns nothing beyond 1 ± clip
@@ -58,9 +60,11 @@ def train(
         raise ValueError("PPO needs a critic: load the policy with value_head=True")
     if (config.beta or config.kl_target) and reference is None:
         raise ValueError("beta > 0 charges the KL to a reference policy: pass reference=, or set beta=0")
+    if reference is policy:
+        raise ValueError("the reference must not change while the policy trains: load it a second time")
     parameters = [p for p in policy.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(parameters, lr=config.lr, eps=config.adam_eps)
-    price = KLPrice(config.beta, config.kl_target, config.kl_horizon)
+    price = KLPrice(config.beta, config.kl_target, config.kl_gain)
     run.track(config, policy=policy, optimizer=optimizer, price=price)
 
     for step in run.steps(config.steps):
@@ -75,11 +79,9 @@ def train(
         )
         mask = rollout.mask
         with torch.no_grad():
-            scores = reward(rollout)
+            scores = reward(rollout).to(policy.device)
             old = score(policy, rollout)
-            kl = None
-            if reference is not None:
-                kl = kl_estimate(rollout.logprobs, score(reference, rollout).logprobs, "k1")
+            kl = None if reference is None else kl_estimate(old.logprobs, score(reference, rollout).logprobs, "k1")
         rewards = holistic_rewards(scores, mask, kl, price.beta)
         advantages, returns = gae(rewards, old.values, mask, config.gamma, config.lam)
         advantages = whiten(advantages, mask)
@@ -89,27 +91,23 @@ def train(
             for rows in torch.randperm(len(rollout), generator=noise).chunk(config.minibatches):
                 new = score(policy, rollout[rows])
                 loss = ppo_loss(new.logprobs, old.logprobs[rows], advantages[rows], mask[rows], config.clip)
-                critic = value_loss(new.values, returns[rows], mask[rows], old.values[rows], config.value_clip)
-                check_finite(step, policy_loss=loss, value_loss=critic)
+                old_values = None if config.value_clip is None else old.values[rows]
+                critic = value_loss(new.values, returns[rows], mask[rows], old_values, config.value_clip)
                 optimizer.zero_grad()
                 (loss + config.value_weight * critic).backward()
-                torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
+                norm = torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
+                check_finite(step, policy_loss=loss, value_loss=critic, gradient=norm)
                 optimizer.step()
-                updates.append(
-                    _update_metrics(new.logprobs, old.logprobs[rows], mask[rows], config.clip)
-                    | {"value_loss": critic.item()}
-                )
+                updates.append(_update_metrics(new.logprobs, old.logprobs[rows], mask[rows], config.clip, critic))
 
         mean_kl = float("nan") if kl is None else kl.sum(1).mean().item()
         run.log(
             step,
-            reward=(scores if scores.dim() == 1 else scores.sum(1)).mean(),
+            reward=(scores if scores.dim() == 1 else scores.where(mask, 0).sum(1)).mean(),
             kl=mean_kl,
             beta=price.beta,
             first_ratio=updates[0]["max_ratio"],
-            **{
-                key: sum(u[key] for u in updates) / len(updates) for key in ("approx_kl", "clip_fraction", "value_loss")
-            },
+            **{key: fmean(u[key] for u in updates) for key in ("approx_kl", "clip_fraction", "value_loss")},
             entropy=-rollout.logprobs.sum() / mask.sum(),
             length=rollout.lengths.float().mean(),
             finished=rollout.finished.float().mean(),
@@ -119,15 +117,18 @@ def train(
 
 
 class KLPrice:
-    """β, the price of a nat of KL; with a target it rises while the KL is above it and falls while below."""
+    """β, the price of a nat of KL; with a target it rises while the KL is above it and falls while below.
 
-    def __init__(self, beta: float, target: float | None, horizon: float):
-        self.beta, self.target, self.horizon = beta, target, horizon
+    Ziegler et al. 2019, arXiv 1909.08593, section 2.2, with gain 0.1.
+    """
+
+    def __init__(self, beta: float, target: float | None, gain: float):
+        self.beta, self.target, self.gain = beta, target, gain
 
     def adapt(self, kl: float) -> None:
         if self.target is not None:
             error = min(max(kl / self.target - 1, -0.2), 0.2)
-            self.beta *= 1 + error / self.horizon
+            self.beta *= 1 + self.gain * error
 
     def state_dict(self) -> dict:
         return {"beta": self.beta}
@@ -137,7 +138,7 @@ class KLPrice:
 
 
 @torch.no_grad()
-def _update_metrics(new: torch.Tensor, old: torch.Tensor, mask: torch.Tensor, clip: float) -> dict[str, float]:
+def _update_metrics(new: Tensor, old: Tensor, mask: Tensor, clip: float, value_loss: Tensor) -> dict[str, float]:
     """Over action tokens only: pads would dilute every one of them."""
     log_ratio = (new - old)[mask]
     off = (log_ratio.exp() - 1).abs()
@@ -145,4 +146,5 @@ def _update_metrics(new: torch.Tensor, old: torch.Tensor, mask: torch.Tensor, cl
         "approx_kl": (log_ratio.exp() - 1 - log_ratio).mean().item(),
         "clip_fraction": (off > clip).float().mean().item(),
         "max_ratio": off.max().item(),
+        "value_loss": value_loss.item(),
     }

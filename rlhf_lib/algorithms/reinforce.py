@@ -65,6 +65,8 @@ def train(
     config, run = config or Config(), run or Run()
     if config.beta and reference is None:
         raise ValueError("beta > 0 charges the KL to a reference policy: pass reference=")
+    if reference is policy:
+        raise ValueError("the reference must not change while the policy trains: load it a second time")
     optimizer = torch.optim.AdamW([p for p in policy.parameters() if p.requires_grad], lr=config.lr, weight_decay=0.0)
     run.track(config, policy=policy, optimizer=optimizer)
 
@@ -78,10 +80,8 @@ def train(
             generator=generator(config.seed, step),
         )
         with torch.no_grad():
-            scores = reward(rollout)
-            kl = None
-            if reference is not None:
-                kl = kl_estimate(rollout.logprobs, score(reference, rollout).logprobs, "k1")
+            scores = reward(rollout).to(policy.device)
+            kl = None if reference is None else kl_estimate(rollout.logprobs, score(reference, rollout).logprobs, "k1")
         rewards = holistic_rewards(scores, rollout.mask, kl, config.beta)
         weights = baseline(reward_to_go(rewards, rollout.mask, config.gamma), rollout)
 
@@ -92,11 +92,12 @@ def train(
             loss = policy_gradient_loss(logprobs, weights[rows], rollout.mask[rows], denominator=len(rollout))
             loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), config.max_grad_norm)
+        check_finite(step, gradient=norm)
         optimizer.step()
 
         run.log(
             step,
-            reward=(scores if scores.dim() == 1 else scores.sum(1)).mean(),
+            reward=(scores if scores.dim() == 1 else scores.where(rollout.mask, 0).sum(1)).mean(),
             kl=float("nan") if kl is None else kl.sum(1).mean(),
             entropy=-rollout.logprobs.sum() / rollout.mask.sum(),
             length=rollout.lengths.float().mean(),

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from rlhf_lib.losses import bradley_terry_loss, plackett_luce_loss
 from rlhf_lib.models import RewardModel
@@ -36,12 +37,13 @@ def train(rm: RewardModel, rankings: Sequence[Ranking], config: Config | None = 
         [p for p in rm.parameters() if p.requires_grad], lr=config.lr, weight_decay=config.weight_decay
     )
     batches = shuffled_batches(len(rankings), config.batch_size, config.epochs, config.seed)
+    rise = max(1, config.warmup * len(batches))
     run.track(config, reward_model=rm, optimizer=optimizer)
 
     for step in run.steps(len(batches)):
         batch = [rankings[i] for i in batches[step]]
         scores = rm.score_ids(rm.encode([text for ranking in batch for text in ranking.texts]))
-        chosen, rejected = (side.to(scores.device) for side in ordered_pairs(batch))
+        chosen, rejected = (side.to(scores.device) for side in _pairs(batch))
         if len(chosen) == 0:
             continue  # nothing but ties
         if config.loss == "plackett_luce":
@@ -50,14 +52,24 @@ def train(rm: RewardModel, rankings: Sequence[Ranking], config: Config | None = 
         else:
             loss = bradley_terry_loss(scores[chosen], scores[rejected])
 
-        check_finite(step, loss=loss)
-        progress = (step + 1) / len(batches)
         optimizer.param_groups[0]["lr"] = config.lr * min(
-            progress / config.warmup, (1 - progress) / (1 - config.warmup)
+            (step + 1) / rise, (len(batches) - step) / max(1, len(batches) - rise)
         )
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(rm.parameters(), config.max_grad_norm)
+        norm = torch.nn.utils.clip_grad_norm_(rm.parameters(), config.max_grad_norm)
+        check_finite(step, loss=loss, gradient=norm)
         optimizer.step()
         run.log(step, loss=loss, accuracy=(scores[chosen] > scores[rejected]).float().mean())
     return run
+
+
+def _pairs(rankings: Sequence[Ranking]) -> tuple[Tensor, Tensor]:
+    """Positions (chosen [M], rejected [M]) of every decided pair among the texts of the rankings, one after another."""
+    found, first = [], 0
+    for ranking in rankings:
+        chosen, rejected = ordered_pairs(torch.tensor([ranking.ranks]))
+        found.append((chosen + first, rejected + first))
+        first += len(ranking.texts)
+    chosen, rejected = zip(*found, strict=True)
+    return torch.cat(chosen), torch.cat(rejected)

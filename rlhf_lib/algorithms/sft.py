@@ -36,11 +36,11 @@ def train(
         rollout = from_texts(policy, [demonstrations[i] for i in batches[step]])
         loss = sft_loss(score(policy, rollout).logprobs, rollout.mask)
 
-        check_finite(step, loss=loss)
         optimizer.param_groups[0]["lr"] = config.lr * (1 - step / len(batches))
         optimizer.zero_grad()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), config.max_grad_norm)
+        check_finite(step, loss=loss, gradient=norm)
         optimizer.step()
         run.log(step, loss=loss, grad_norm=norm)
     return run

@@ -86,8 +86,7 @@ def _judge_function(exercise: Exercise, answer, seed: int) -> Verdict:
         if blank:
             return _not_attempted()
         if error:
-            with_inputs = _show_inputs(exercise, draw)
-            return Verdict("wrong", f"it raised {_named(error)}\n  on {with_inputs}\n  {repeat}")
+            return Verdict("wrong", f"it raised {_named(error)}\n  inputs:\n{_show_inputs(exercise, draw)}\n  {repeat}")
         got.append(result)
     expected = [_reference(exercise, draw) for draw in seeds]
     found = [difference(g, e, exercise.rtol, exercise.atol) for g, e in zip(got, expected, strict=True)]
@@ -97,7 +96,7 @@ def _judge_function(exercise: Exercise, answer, seed: int) -> Verdict:
         if _same_on_all(exercise, mistake.wrong, seeds, got):
             return Verdict("wrong", f"not yet. {mistake.message}\n  {repeat}", name)
     failed = next(i for i, words in enumerate(found) if words)
-    lines = [f"not yet: {found[failed]}.", f"  inputs:   {_show_inputs(exercise, seeds[failed])}"]
+    lines = [f"not yet: {found[failed]}.", "  inputs:", _show_inputs(exercise, seeds[failed])]
     lines += [f"  expected: {describe(expected[failed])}", f"  got:      {describe(got[failed])}"]
     lines += [f"  {_relation(got[failed], expected[failed])}{exercise.hint}".rstrip(), f"  {repeat}"]
     return Verdict("wrong", "\n".join(line for line in lines if line.strip()))
@@ -153,19 +152,17 @@ def _relation(got, expected) -> str:
     factor = ((got * expected).sum() / size).item()
     if abs(factor) < 1e-6 or difference(got, factor * expected):
         return ""
-    return (
-        "It is right but for the sign. " if abs(factor + 1) < 1e-4 else f"It is {factor:.4g} times what is expected. "
-    )
+    return "It is right but for the sign. " if abs(factor + 1) < 1e-4 else f"It is {factor:.4g} times the expected. "
 
 
 def _show_inputs(exercise: Exercise, seed: int) -> str:
-    """The inputs of one draw in a line, by the names of the reference's parameters."""
+    """The inputs of one draw, a line each, by the names of the reference's parameters."""
     with _quiet(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         inputs = exercise.inputs(torch.Generator().manual_seed(seed))
     names = list(inspect.signature(exercise.reference).parameters)
     names += [f"argument {i + 1}" for i in range(len(names), len(inputs))]
-    return ", ".join(f"{name} = {describe(value)}" for name, value in zip(names, inputs, strict=False))
+    return "\n".join(f"    {name} = {describe(value)}" for name, value in zip(names, inputs, strict=False))
 
 
 def _blank(answer) -> bool:

@@ -46,7 +46,9 @@ def describe(value) -> str:
         kind = f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
         if value.numel() > SHOWN_VALUES:
             return kind
-        return f"{_rounded(value.detach().cpu().tolist())}" + ("" if value.is_floating_point() else f" ({kind})")
+        shown = value.detach().cpu()
+        values = _rounded((shown.int() if shown.dtype == torch.bool else shown).tolist())
+        return f"{values}" + ("" if value.is_floating_point() else f" ({kind.split()[0]})")
     if isinstance(value, str):
         return repr(value if len(value) <= 80 else value[:77] + "...")
     if isinstance(value, bool | int | float):

@@ -5,6 +5,7 @@ Each lesson runs from top to bottom in a kernel of its own, as Run All would, wi
 """
 
 import argparse
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -39,7 +40,7 @@ def run_lesson(lesson: Path, build_dir: Path) -> Result:
 
     notebook = nbformat.read(lesson, as_version=4)
     error, start = "", time.perf_counter()
-    with tqdm(total=len(notebook.cells), desc=lesson.stem, unit="cell", leave=False) as bar:
+    with tqdm(total=len(notebook.cells), desc=lesson.stem, unit="cell", leave=False, disable=None) as bar:
         client = NotebookClient(
             notebook,
             timeout=CELL_SECONDS,
@@ -47,7 +48,7 @@ def run_lesson(lesson: Path, build_dir: Path) -> Result:
             on_cell_complete=lambda cell, cell_index: bar.update(cell_index + 1 - bar.n),
         )
         try:
-            client.execute()
+            client.execute(stderr=subprocess.DEVNULL)  # the kernel's own log; what cells print comes as messages
         except (CellExecutionError, CellTimeoutError, DeadKernelError) as problem:
             error = str(problem).strip()
     seconds = time.perf_counter() - start
@@ -86,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for result in results:
         if result.error:
             print(f"\n{result.lesson} stopped at an error:\n{result.error}")
-    print(f"{len(results)} lessons in {sum(result.seconds for result in results):.1f} s; pages in {build_dir / 'html'}")
+    print(f"all {len(results)} in {sum(result.seconds for result in results):.1f} s; pages in {build_dir / 'html'}")
     return 1 if any(result.error for result in results) else 0
 
 

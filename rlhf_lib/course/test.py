@@ -30,8 +30,8 @@ def stages(arguments: Sequence[str]) -> list[tuple[str, list[str]]]:
 
 def run_pytest(arguments: Sequence[str]) -> tuple[int, str]:
     """Run pytest, showing what it says as it says it; return its exit status and its closing line."""
-    colour = ["--color=yes"] if sys.stdout.isatty() else []
-    command = [sys.executable, "-m", "pytest", *colour, *arguments]
+    colour = "yes" if sys.stdout.isatty() else "no"
+    command = [sys.executable, "-m", "pytest", f"--color={colour}", *arguments]
     env = dict(os.environ, PYTHONUNBUFFERED="1")  # or its dots would wait for a full buffer
     child = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     said = b""

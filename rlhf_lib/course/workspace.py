@@ -34,5 +34,5 @@ def _content(notebook: Path) -> str:
     """The hash that `build` wrote into a notebook's metadata, which JupyterLab keeps; "" where it cannot be read."""
     try:
         return json.loads(notebook.read_text(encoding="utf-8"))["metadata"]["rlhf_course"]["content"]
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return ""

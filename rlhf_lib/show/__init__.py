@@ -1,6 +1,7 @@
 """The display room: figures from data, and the few ways a lesson shows something.
 
-    show.figure(show.curves({"reward": runs}, "step", "mean reward"), alt="Mean reward rises from 0 to 0.6 in 40 steps.")
+    fig = show.curves({"reward": runs}, "step", "mean reward")
+    show.figure(fig, alt="The mean reward of four runs rises from 0 to 0.6 in 40 steps.")
 
 `plots` turns data into `matplotlib.figure.Figure`s, `display` puts figures, tables and completions on the page in the
 theme's colours, `widgets` holds the things to touch.

@@ -13,6 +13,11 @@ from matplotlib.figure import Figure
 
 INK = "var(--jp-content-font-color1, currentColor)"  # the theme's text colour, in JupyterLab and in exported HTML
 FAINT = "color-mix(in srgb, currentColor 25%, transparent)"
+# What every part of a figure inherits; DejaVu Sans is the font that the layout was measured with.
+ROOT_STYLE = (
+    f"fill: {INK}; font-family: 'DejaVu Sans', Verdana, sans-serif; stroke-linejoin: round; stroke-linecap: butt; "
+    "max-width: 100%; height: auto"
+)
 
 Cell = str | numbers.Real | None
 
@@ -30,20 +35,22 @@ def figure_html(fig: Figure, alt: str) -> str:
     """The `<svg>` element that `figure` shows. The same figure gives the same text. ValueError where `alt` is empty."""
     if not alt.strip():
         raise ValueError("a figure needs alt text: say in a sentence what a reader should see in it")
-    text = io.StringIO()
+    text, box = io.StringIO(), None if fig.get_layout_engine() else "tight"
     with rc_context({"svg.hashsalt": "rlhf", "svg.fonttype": "none"}):
-        fig.savefig(text, format="svg", transparent=True, bbox_inches="tight", metadata={"Date": None})
+        fig.savefig(text, format="svg", transparent=True, bbox_inches=box, metadata={"Date": None})
     svg = text.getvalue()
     svg = re.sub(r"\s*<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     prefix = "f" + hashlib.sha256((svg + alt).encode()).hexdigest()[:8]  # ids must not clash between a page's figures
     svg = re.sub(r'\bid="', f'id="{prefix}-', svg)
     svg = re.sub(r'(href="#|url\(#)', rf"\1{prefix}-", svg)
     svg = svg.replace("#000000", INK)
+    svg = re.sub(r"\s*<defs>\s*<style.*?</defs>", "", svg, count=1, flags=re.DOTALL)  # it would style the whole page
+    svg = re.sub(r"; font-family: 'DejaVu Sans', 'Bitstream[^;\"]*", "", svg)
     width, height = (float(re.search(rf'<svg[^>]*\b{side}="([\d.]+)pt"', svg)[1]) for side in ("width", "height"))
-    box = f'viewBox="0 0 {width:g} {height:g}"'
+    view = f'viewBox="0 0 {width:g} {height:g}"'
     opening = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" {box} role="img" '
-        f'aria-label="{escape(alt)}" style="fill: {INK}; width: {width * 4 / 3:.0f}px; max-width: 100%; height: auto">'
+        f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" {view} role="img" '
+        f'aria-label="{escape(alt)}" style="{ROOT_STYLE}; width: {width * 4 / 3:.0f}px">'
         f"<title>{escape(alt)}</title>"
     )
     return opening + svg[svg.index(">", svg.index("<svg")) + 1 :]
@@ -57,17 +64,15 @@ def table(
 ) -> None:
     """Show a table. Rows are dicts, or sequences with `columns`; the first column names the row.
 
-    `formats` gives a column's numbers a format, such as {"KL": ".2f"}; otherwise whole numbers are shown as they are and
-    others with three decimals.
+    `formats` gives a column's numbers a format, such as {"KL": ".2f"}; otherwise whole numbers are shown as they are
+    and others with three decimals.
     """
     columns = list(rows[0]) if columns is None else list(columns)
     cells = [[row.get(name) if isinstance(row, Mapping) else row[i] for i, name in enumerate(columns)] for row in rows]
     formats = dict(formats or {})
     shown = [[_cell(value, formats.get(name, "")) for name, value in zip(columns, row, strict=True)] for row in cells]
     numeric = [all(isinstance(row[i], numbers.Real | None) for row in cells) for i in range(len(columns))]
-    display(
-        {"text/html": _table(columns, shown, numeric, caption), "text/plain": _plain(columns, shown, caption)}, raw=True
-    )
+    _show_table(columns, shown, numeric, caption)
 
 
 def text_samples(
@@ -86,8 +91,7 @@ def text_samples(
         for name, texts in completions.items():
             row.append(texts[i].strip() + (f"\n[{scores[name][i]:+.2f}]" if scores and name in scores else ""))
         shown.append(row)
-    html = _table(columns, shown, [False] * len(columns), caption)
-    display({"text/html": html, "text/plain": _plain(columns, shown, caption)}, raw=True)
+    _show_table(columns, shown, [False] * len(columns), caption)
 
 
 def number(value: float) -> str:
@@ -126,6 +130,7 @@ def _table(columns, shown, numeric, caption) -> str:
     )
 
 
-def _plain(columns, shown, caption) -> str:
-    lines = [caption] if caption else []
-    return "\n".join(lines + [" | ".join(row) for row in [list(columns), *shown]])
+def _show_table(columns, shown, numeric, caption) -> None:
+    lines = [caption] * bool(caption) + [" | ".join(row) for row in [columns, *shown]]
+    html = _table(columns, shown, numeric, caption)
+    display({"text/html": html, "text/plain": "\n".join(lines)}, raw=True)

@@ -13,6 +13,8 @@ from matplotlib import cm, rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from rlhf_lib.runs import mean_interval
+
 BLUE, ORANGE, GREEN, PURPLE, RED, SKY = "#2b7fbf", "#c07d00", "#009e73", "#c06a9a", "#d55e00", "#3a96cc"
 PALETTE = (BLUE, RED, GREEN, PURPLE, ORANGE, SKY)
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)))
@@ -214,12 +216,6 @@ def heat_map(values, rows: Sequence[str], columns: Sequence[str], title: str = "
     return fig
 
 
-def mean_interval(values):  # TEMPORARY
-    from rlhf_lib.runs import mean_interval
-
-    return mean_interval(values)
-
-
 def _list(values) -> list[float]:
     return torch.as_tensor(values).detach().double().flatten().tolist()
 
@@ -248,6 +244,8 @@ def _level_lines(ax: Axes, levels: Mapping[str, float] | None, vertical: bool = 
 
 
 def _legend(fig: Figure, ax: Axes, entries: int, at_least: int = 2) -> Figure:
-    if entries >= at_least:
+    if entries > 4:  # too many to find room for among the lines
+        fig.legend(loc="outside right upper")
+    elif entries >= at_least:
         ax.legend()
     return fig

@@ -6,6 +6,7 @@ cannot be drawn (an exported page), the same state is shown as plain HTML.
 """
 
 import threading
+import uuid
 from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
@@ -13,9 +14,11 @@ from pathlib import Path
 import ipywidgets as w
 from matplotlib.figure import Figure
 
+from rlhf_lib.labels import append_label, read_labels, undo_label
+from rlhf_lib.preferences import Ranking
 from rlhf_lib.show.display import figure_html
 
-LEFT, RIGHT, TIE, SKIP = "left", "right", "tie", "skip"
+RANKS = {"left": (0, 1), "tie": (0, 0), "right": (1, 0), "skip": None}  # by answer, in the buttons' order
 
 
 class _Touchable:
@@ -29,8 +32,8 @@ class Stepper(_Touchable):
     """Step through a language MDP: the state is the sentence so far, an action the next word.
 
     Args:
-        next_words: text -> the policy's likeliest next words as (word, probability), likeliest first. Words are appended
-            as they are, so a word that follows a space carries it: " good".
+        next_words: text -> the policy's likeliest next words as (word, probability), likeliest first. Words are
+            appended as they are, so a word that follows a space carries it: " good".
         score: text -> the return of the finished text.
         start: the text to begin with (the prompt).
         horizon: the most words an episode takes; None for no limit.
@@ -57,8 +60,7 @@ class Stepper(_Touchable):
         self._buttons = [w.Button(layout=w.Layout(width="auto")) for _ in range(shown)]
         for button in self._buttons:
             button.on_click(lambda pressed: self.step(pressed.word))
-        self._own = w.Text(placeholder="another word", layout=w.Layout(width="12em"))
-        self._own.aria_label = "Type another word"
+        self._own = w.Text(description="Another word:", style={"description_width": "initial"})
         self._add = w.Button(description="Add my word", tooltip="Take the typed word as the action")
         self._add.on_click(lambda _: self._add_own())
         self._undo = w.Button(description="Undo", tooltip="Take back the last word")
@@ -199,23 +201,29 @@ class PairLabeler(_Touchable):
     Args:
         pairs: (left, right) texts.
         prompt: the question asked above each pair.
-        path: a JSONL file to which each answer is appended as it is given (see `rlhf_lib.labels`), so that nothing is
-            lost; answers already there are kept, and their pairs are not asked again.
+        path: a JSONL file that each answer is added to as it is given (see `rlhf_lib.labels`), so that nothing is lost.
+            Pairs that the file already answers are not asked again.
 
-    `answer(choice)` with "left", "right", "tie" or "skip" and `undo()` do what the buttons do; `labels` are the answers.
+    `answer(choice)` with "left", "right", "tie" or "skip" and `undo()` do what the buttons do; `labels` are the
+    answers.
     """
 
     def __init__(self, pairs: Sequence[tuple[str, str]], prompt: str = "Which is the more positive?", path=None):
         self.pairs, self.prompt = [tuple(pair) for pair in pairs], prompt
         self.path = Path(path) if path is not None else None
+        self._session = uuid.uuid4().hex[:8]  # undo takes back this labeller's own answers only
         self._lock = threading.RLock()
-        self.answers: list[str] = []
+        self._given: list[tuple[int, Ranking | None]] = []  # (pair, label or None where skipped), in order
+        stored, self.problems = read_labels(self.path) if self.path else ([], [])
+        self._stored = {ranking.texts: ranking for ranking in stored if ranking.texts in self.pairs}
         self._question, self._status = w.HTML(), w.HTML()
         self._left, self._right = (w.HTML(layout=w.Layout(width="50%")) for _ in range(2))
-        self._progress = w.IntProgress(max=max(1, len(self.pairs)), layout=w.Layout(width="60%"))
+        self._progress = w.IntProgress(
+            max=max(1, len(self.pairs)), description="Progress", layout=w.Layout(width="60%")
+        )
         self._buttons = {}
-        for choice, words in ((LEFT, "Left"), (TIE, "Tie"), (RIGHT, "Right"), (SKIP, "Skip")):
-            self._buttons[choice] = w.Button(description=words, tooltip=f"Answer: {words.lower()}")
+        for choice in RANKS:
+            self._buttons[choice] = w.Button(description=choice.capitalize(), tooltip=f"Answer: {choice}")
             self._buttons[choice].on_click(lambda _, choice=choice: self.answer(choice))
         self._undo = w.Button(description="Undo", tooltip="Take back the last answer")
         self._undo.on_click(lambda _: self.undo())
@@ -224,57 +232,68 @@ class PairLabeler(_Touchable):
         self.refresh()
 
     @property
-    def labels(self) -> list:
-        """The preferences given so far; skipped pairs are left out."""
-        from rlhf_lib.preferences import Ranking  # TEMPORARY
-
-        ranks = {LEFT: (0, 1), RIGHT: (1, 0), TIE: (0, 0)}
-        given = zip(self.pairs, self.answers, strict=False)
-        return [Ranking(texts=pair, ranks=ranks[choice]) for pair, choice in given if choice != SKIP]
+    def labels(self) -> list[Ranking]:
+        """The preferences given so far, those found in the file first; skipped pairs are left out."""
+        return [*self._stored.values(), *(ranking for _, ranking in self._given if ranking is not None)]
 
     @property
-    def done(self) -> bool:
-        """Has every pair been answered?"""
-        return len(self.answers) >= len(self.pairs)
+    def current(self) -> int | None:
+        """The index of the pair on show; None once every pair is answered."""
+        given = {index for index, _ in self._given}
+        open_ones = (i for i, pair in enumerate(self.pairs) if i not in given and pair not in self._stored)
+        return next(open_ones, None)
 
     def answer(self, choice: str) -> None:
         """Answer the pair on show. ValueError where `choice` is not left, right, tie or skip."""
-        if choice not in self._buttons:
+        if choice not in RANKS:
             raise ValueError(f"answer left, right, tie or skip, not {choice!r}")
         with self._lock:
-            if not self.done:
-                self.answers.append(choice)
+            index = self.current
+            if index is not None:
+                ranking = None if choice == "skip" else Ranking(self.pairs[index], RANKS[choice])
+                if ranking is not None and self.path:
+                    append_label(self.path, ranking, session=self._session)
+                self._given.append((index, ranking))
             self.refresh()
 
     def undo(self) -> None:
-        """Take back the last answer."""
+        """Take back the last answer given here."""
         with self._lock:
-            del self.answers[-1:]
+            if self._given:
+                _, ranking = self._given.pop()
+                if ranking is not None and self.path:
+                    undo_label(self.path, self._session)
             self.refresh()
 
     def refresh(self) -> None:
         """Write the state into the view."""
-        left, right = ("", "") if self.done else self.pairs[len(self.answers)]
-        self._question.value = (
-            "<b>All pairs are answered. Thank you.</b>" if self.done else f"<b>{escape(self.prompt)}</b>"
-        )
-        for page, name, text in ((self._left, "Left", left), (self._right, "Right", right)):
-            page.value = f'<div role="group" aria-label="{name} text">{escape(text)}</div>' if text else ""
+        index = self.current
+        left, right = ("", "") if index is None else self.pairs[index]
+        question = "All pairs are answered. Thank you." if index is None else escape(self.prompt)
+        self._question.value = f"<b>{question}</b>"
+        for page, side, text in ((self._left, "Left", left), (self._right, "Right", right)):
+            page.value = f'<div role="group" aria-label="{side} text">{escape(text)}</div>'
         for button in self._buttons.values():
-            button.disabled = self.done
-        self._undo.disabled = not self.answers
-        self._progress.value = len(self.answers)
-        self._status.value = (
-            f'<div role="status" aria-live="polite">{len(self.answers)} of {len(self.pairs)} answered</div>'
-        )
+            button.disabled = index is None
+        self._undo.disabled = not self._given
+        self._progress.value = self._answered
+        self._status.value = f'<div role="status" aria-live="polite">{self._state}</div>'
 
     def html(self) -> str:
         """How far the labelling is, and the pair on show, without buttons."""
-        state = f"<p>{len(self.answers)} of {len(self.pairs)} pairs answered.</p>"
-        if self.done:
+        state, index = f"<p>{self._state}</p>", self.current
+        if index is None:
             return state
-        left, right = self.pairs[len(self.answers)]
-        return f"{state}<p><b>{escape(self.prompt)}</b></p><ul><li>{escape(left)}</li><li>{escape(right)}</li></ul>"
+        left, right = map(escape, self.pairs[index])
+        return f"{state}<p><b>{escape(self.prompt)}</b></p><ul><li>{left}</li><li>{right}</li></ul>"
+
+    @property
+    def _answered(self) -> int:
+        return len(self._given) + sum(pair in self._stored for pair in self.pairs)
+
+    @property
+    def _state(self) -> str:
+        return " ".join([f"{self._answered} of {len(self.pairs)} answered.", *map(escape, self.problems)])
 
     def __repr__(self) -> str:
-        return f"PairLabeler: {len(self.answers)} of {len(self.pairs)} pairs answered"
+        return f"PairLabeler: {self._answered} of {len(self.pairs)} pairs answered"

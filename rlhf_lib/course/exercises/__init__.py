@@ -1,8 +1,8 @@
 """The exercises of every lesson: `lesson_NN.py` holds the list `EXERCISES` of lesson NN.
 
 An exercise with `inputs` is answered by a function, which is called on freshly drawn inputs and compared with the
-reference on the same ones. An exercise without is answered by a value. Known wrong answers are kept beside the right one,
-each with the message a learner should read; `rlhf_lib.course.check` does the comparing.
+reference on the same ones. An exercise without is answered by a value. Known wrong answers are kept beside the right
+one, each with the message a learner should read; `rlhf_lib.course.check` does the comparing.
 """
 
 import importlib
@@ -104,7 +104,7 @@ def draw_number(generator: torch.Generator, low: float, high: float, decimals: i
 
 
 def draw_mask(generator: torch.Generator, batch: int, time: int, shortest: int = 1) -> torch.Tensor:
-    """A bool [batch, time] mask of right-padded episodes; the first is the longest, the last is shorter where it can."""
+    """A bool [batch, time] mask of right-padded episodes; the first is full, the last (if it may) shorter."""
     lengths = torch.randint(shortest, time + 1, (batch,), generator=generator)
     lengths[0] = time
     lengths[-1] = lengths[-1].clamp(max=max(shortest, time - 1))

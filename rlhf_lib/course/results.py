@@ -1,0 +1,115 @@
+"""Stored results that lessons draw behind their one live run: `python -m rlhf_lib.course.results 10` makes lesson 10's.
+
+A results file holds one entry a seed for everything measured, and what made it: command, seeds, machine, versions.
+"""
+
+import argparse
+import json
+import os
+import platform
+from collections.abc import Callable, Sequence
+
+import torch
+
+from rlhf_lib import metrics, reviews
+from rlhf_lib.algorithms import reinforce
+from rlhf_lib.course import stages
+from rlhf_lib.losses import kl_estimate
+from rlhf_lib.models import Policy, RewardModel
+from rlhf_lib.paths import data_dir
+from rlhf_lib.rewards import Reward
+from rlhf_lib.rollout import sample, score
+from rlhf_lib.runs import Run, generator, write_text
+
+SEEDS = (0, 1, 2, 3)
+RLHF = reinforce.Config(steps=30, prompts_per_step=16, samples_per_prompt=4, lr=1e-4, beta=0.1)
+MEASURES = ("reward", "judge", "KL", "perplexity", "distinct-2", "length", "finished")
+
+
+@torch.no_grad()
+def examine(
+    policy: Policy, prompts: Sequence[str], reward: Reward, judge: RewardModel, reference: Policy, seed: int = 0
+) -> dict[str, float]:
+    """The MEASURES of a policy: 4 samples of at most 24 tokens for each prompt.
+
+    reward, judge: mean scores. KL: nats a completion to the reference (mean of k1). perplexity: under the reference.
+    distinct-2: of the completions. length: tokens. finished: share that drew the end token.
+    """
+    rollout = sample(policy, prompts, max_new_tokens=24, samples_per_prompt=4, generator=generator(seed, 1_000_000))
+    kl = kl_estimate(rollout.logprobs, score(reference, rollout).logprobs)
+    values = (
+        reward(rollout).mean().item(),
+        judge(rollout).mean().item(),
+        kl.sum(1).mean().item(),
+        metrics.perplexity(reference, rollout),
+        metrics.distinct_n(rollout.completions(), 2),
+        rollout.lengths.float().mean().item(),
+        rollout.finished.float().mean().item(),
+    )
+    return dict(zip(MEASURES, values, strict=True))
+
+
+def rlhf(seed: int) -> dict:
+    """Lesson 10: RLHF against the panel's reward model; curves, and SFT and RLHF examined on test openings."""
+    from dataclasses import replace
+
+    start, reward, judge = stages.sft_policy(), stages.panel_reward_model(), stages.judge()
+    policy = stages.sft_policy()
+    config = replace(RLHF, seed=seed)
+    run = reinforce.train(policy, reviews.openings("train"), reward, config, reference=start, run=Run(progress=False))
+    prompts = reviews.openings("test", limit=64)
+    found = {name: examine(one, prompts, reward, judge, start, seed) for name, one in (("SFT", start), ("RLHF", policy))}
+    return {"curve_reward": run.column("reward"), "curve_kl": run.column("kl"), **found}
+
+
+MAKERS: dict[str, tuple[str, Callable[[int], dict]]] = {"10": ("10_rlhf", rlhf)}  # lesson -> (file, one seed's results)
+
+
+def load(name: str) -> dict:
+    """The results stored as data/results/NAME.json, with a list over the seeds in place of every seed's value."""
+    file = data_dir() / "results" / f"{name}.json"
+    if not file.is_file():
+        raise FileNotFoundError(f"no stored results {name}: run `python -m rlhf_lib.course.results {name[:2]}` first")
+    stored = json.loads(file.read_text(encoding="utf-8"))
+    return _side_by_side(stored["seeds"]) | {"made": stored["made"]}
+
+
+def make(lesson: str) -> None:
+    """Run all seeds of a lesson and store them."""
+    name, one_seed = MAKERS[lesson]
+    results = [_rounded(one_seed(seed)) for seed in SEEDS]
+    made = {
+        "command": f"python -m rlhf_lib.course.results {lesson}",
+        "seeds": list(SEEDS),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "torch": torch.__version__,
+    }
+    file = data_dir() / "results" / f"{name}.json"
+    file.parent.mkdir(exist_ok=True)
+    write_text(file, json.dumps({"made": made, "seeds": results}, indent=1) + "\n")
+    print(f"wrote {file}")
+
+
+def _side_by_side(entries: list):
+    if isinstance(entries[0], dict):
+        return {key: _side_by_side([entry[key] for entry in entries]) for key in entries[0]}
+    return entries
+
+
+def _rounded(value):
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_rounded(item) for item in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("lessons", nargs="+", choices=sorted(MAKERS), help="lessons whose results to make")
+    for lesson in parser.parse_args().lessons:
+        make(lesson)
+
+
+if __name__ == "__main__":
+    main()

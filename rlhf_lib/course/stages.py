@@ -1,0 +1,134 @@
+"""What lessons build on, trained on first use and kept: the SFT policy, the panel's reward model, yours, the judge.
+
+Each is cached under a hash of all that made it (recipe, settings, the tiny model's weights, the labels), so that a
+changed ingredient makes a new one, and with the digests of its files, so that a damaged one is noticed and remade.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from filelock import FileLock
+
+from rlhf_lib import labels, preferences, reviews
+from rlhf_lib.algorithms import reward_model, sft
+from rlhf_lib.assets import cache_dir, sha256
+from rlhf_lib.models import Policy, RewardModel, load_model, load_reward_model
+from rlhf_lib.paths import data_dir, workspace_dir
+from rlhf_lib.rollout import sample
+from rlhf_lib.runs import generator, write_text
+
+RECIPE = 1  # raise it when the code below changes what it makes
+GROUP = 16  # sentences a ranking: each carries one rater's number, drawn at random
+SFT = sft.Config(epochs=1, batch_size=32, lr=3e-4)
+PANEL = reward_model.Config(epochs=3, batch_size=4, lr=3e-4)
+JUDGE = reward_model.Config(epochs=4, batch_size=4, lr=3e-4, seed=1)
+YOURS = reward_model.Config(epochs=4, batch_size=8, lr=3e-5)
+
+
+def sft_policy(value_head: bool = False) -> Policy:
+    """The tiny model after behaviour cloning of the train blocks' positive sentences, from their first words on."""
+
+    def make(folder: Path) -> None:
+        policy = load_model("tiny")
+        sft.train(policy, reviews.demonstrations("train"), SFT)
+        policy.save(folder)
+
+    return load_model(_kept("sft_policy", SFT, make), value_head=value_head)
+
+
+def panel_reward_model() -> RewardModel:
+    """A reward model of the people who rated the train blocks."""
+    return load_reward_model(_kept("panel_reward_model", PANEL, lambda folder: _train_on("train", PANEL, folder), SFT))
+
+
+def judge() -> RewardModel:
+    """The held-out judge: a reward model of the "judge" blocks, which neither policy nor reward model ever saw."""
+    return load_reward_model(_kept("judge", JUDGE, lambda folder: _train_on("judge", JUDGE, folder), SFT))
+
+
+def your_reward_model(path: Path | None = None) -> RewardModel:
+    """The panel's reward model, trained further on the labels you gave in lesson 00 (or at `path`).
+
+    Without labels it is the panel's.
+    """
+    yours, problems = labels.read_labels(path or labels_file())
+    for problem in problems:
+        print(problem)
+    if not yours:
+        return panel_reward_model()
+    described = [[ranking.texts, ranking.ranks] for ranking in yours]
+
+    def make(folder: Path) -> None:
+        rm = panel_reward_model()
+        reward_model.train(rm, yours, YOURS)
+        _centre(rm)
+        rm.save(folder)
+
+    return load_reward_model(_kept("your_reward_model", YOURS, make, PANEL, SFT, described))
+
+
+def labels_file() -> Path:
+    """Where the labelling widgets of the lessons keep what you click."""
+    return workspace_dir() / "labels.jsonl"
+
+
+def rankings(split: str, epochs: int, seed: int = 0) -> list[preferences.Ranking]:
+    """`epochs` passes over a split's sentences in groups of 16, each sentence with one random rater's number."""
+    part, random = reviews.load().subset(split), generator(seed)
+    return [
+        ranking
+        for _ in range(epochs)
+        for ranking in preferences.rankings_from_ratings(part.texts, part.ratings, GROUP, random, rater="random")
+    ]
+
+
+def _train_on(split: str, config: reward_model.Config, folder: Path) -> None:
+    rm = load_reward_model("tiny")
+    once = dataclasses.replace(config, epochs=1)  # the passes differ: each draws its raters anew
+    reward_model.train(rm, rankings(split, config.epochs, config.seed), once)
+    _centre(rm)
+    rm.save(folder)
+
+
+def _centre(rm: RewardModel) -> None:
+    """Let the mean score be 0 on what the SFT policy, from which RL starts, makes of negative openings."""
+    prompts = reviews.openings("validation", limit=64)
+    rollout = sample(sft_policy(), prompts, max_new_tokens=24, samples_per_prompt=4, generator=generator(0))
+    rm.centre([p + c for p, c in zip(rollout.prompts(), rollout.completions(), strict=True)])
+
+
+def _kept(name: str, config, make: Callable[[Path], None], *ingredients) -> Path:
+    """The folder of a finished stage, made by `make(folder)` unless a sound one is cached."""
+    recipe = [RECIPE, dataclasses.asdict(config), sha256(data_dir() / "tiny" / "model.safetensors")]
+    recipe += [dataclasses.asdict(i) if dataclasses.is_dataclass(i) else i for i in ingredients]
+    key = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12]
+    folder = cache_dir() / "stages" / f"{name}-{key}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_suffix(".lock")):
+        if folder.is_dir() and not _sound(folder):
+            print(f"the cached {name} is damaged: making it again")
+            shutil.rmtree(folder)
+        if not folder.is_dir():
+            print(f"making {name}: once, then it is kept")
+            began, partial = time.perf_counter(), folder.with_suffix(".partial")
+            shutil.rmtree(partial, ignore_errors=True)
+            make(partial)
+            digests = {file.name: sha256(file) for file in sorted(partial.iterdir())}
+            write_text(partial / "digests.json", json.dumps(digests, indent=1))
+            os.replace(partial, folder)
+            print(f"made {name} in {time.perf_counter() - began:.0f} s")
+    return folder
+
+
+def _sound(folder: Path) -> bool:
+    try:
+        digests = json.loads((folder / "digests.json").read_text(encoding="utf-8"))
+        return all(sha256(folder / file) == digest for file, digest in digests.items())
+    except (OSError, ValueError):
+        return False
