@@ -94,7 +94,7 @@ def set_up():
         pip_install()
         STAMP.write_text(fingerprint(probe()))
         print("Set up.".ljust(78), flush=True)
-    if call([str(PYTHON), "-m", "rlhf_lib.cli", "fetch", "ratings"]):
+    if call([str(PYTHON), "-m", "rlhf_lib.cli", "fetch", "ratings"], stdout=DEVNULL):
         sys.exit(1)  # the fetch has said why
 
 

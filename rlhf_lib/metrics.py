@@ -71,3 +71,13 @@ def entropies(policy: Policy, texts: Sequence[str], batch_size: int = 16) -> lis
         entropy = torch.distributions.Categorical(logits=logits).entropy()
         found |= {i: row[keep].cpu() for i, row, keep in zip(rows, entropy, batch.mask, strict=True)}
     return [found[i] for i in range(len(texts))]
+
+
+def buttons_considered(policy: Policy, texts: Sequence[str]) -> dict[str, float]:
+    """Among how many tokens the policy effectively chooses in the states along `texts`: exp(entropy), summed up.
+
+    "typical" is the geometric mean; a tenth of the states lie below "tenth" and a tenth above "ninetieth".
+    """
+    entropy = torch.cat(entropies(policy, texts))
+    few, many = entropy.exp().quantile(torch.tensor([0.1, 0.9])).tolist()
+    return {"typical": entropy.mean().exp().item(), "tenth": few, "ninetieth": many}

@@ -86,16 +86,18 @@ def rankings_from_ratings(
     generator: torch.Generator,
     rater: Literal["random", "mean"] = "random",
     block: Sequence[int] | None = None,
+    repeats: int = 1,
 ) -> list[Ranking]:
-    """Rankings of `group_size` texts each, by what people rated them. Every text is in at most one; the rest is left.
+    """Rankings of `group_size` texts each, by what people rated them. Every text is in one group at most; the rest is left.
 
     Args:
         texts, ratings: [N] texts and the ratings of each one's panel.
         rater: "random" takes one rating of each text, by a random member of its panel; "mean" the panel's mean.
         block: [N], if given, the texts of a ranking come from one block, and with rater="random" the ratings from one
             person (the same position in each panel), as if that person had ranked them.
+        repeats: rankings of each group, one after another, each with raters drawn anew.
     Returns:
-        N // group_size rankings (fewer with `block`), in random order.
+        N // group_size · repeats rankings (fewer with `block`), groups in random order.
     """
     _check_aligned(texts=texts, ratings=ratings, **({} if block is None else {"block": block}))
     if group_size < 2:
@@ -111,6 +113,7 @@ def rankings_from_ratings(
     groups = order[: len(order) // group_size * group_size].view(-1, group_size)
     if block is not None:
         groups = groups[torch.randperm(len(groups), generator=generator)]
+    groups = groups.repeat_interleave(repeats, 0)
     if rater == "mean":
         values = table.nanmean(1)[groups]
     elif rater == "random":

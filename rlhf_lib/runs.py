@@ -12,6 +12,7 @@ Checkpoints are safetensors and JSON: loading one never runs code. A loop that d
 
 import dataclasses
 import errno
+import functools
 import json
 import math
 import os
@@ -236,6 +237,7 @@ def paired_interval(a: Sequence[float], b: Sequence[float], confidence: float = 
     return mean_interval([x - y for x, y in zip(a, b, strict=True)], confidence)
 
 
+@functools.cache
 def student_t_quantile(probability: float, freedom: int) -> float:
     """The quantile (probability > 0.5) of Student's t with `freedom` degrees of freedom, to about 1e-9."""
     # the distribution function over [0, t] by Gauss–Legendre in the angle θ = atan(t/√ν), whose density is cos^(ν−1)

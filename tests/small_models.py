@@ -12,8 +12,8 @@ from rlhf_lib import reviews
 from rlhf_lib.algorithms import ppo, reinforce, reward_model, sft
 from rlhf_lib.models import Policy, RewardModel, load_model, load_reward_model
 from rlhf_lib.preferences import Ranking
-from rlhf_lib.rewards import text_reward
-from rlhf_lib.rollout import Rollout, sample
+from rlhf_lib.rewards import Reward, text_reward
+from rlhf_lib.rollout import Rollout, pad_left, sample
 from rlhf_lib.runs import Run
 
 torch.set_num_threads(1)  # more threads only make models of this size wait for each other
@@ -67,7 +67,7 @@ def reward_model_of(kind: str, seed: int = 0) -> RewardModel:
 
 def mixed(policy: Policy, samples: int = 3, **options) -> Rollout:
     """A roll-out in which prompts and completions differ in length and some completions are cut off."""
-    options = {"max_new_tokens": 10, "generator": torch.Generator().manual_seed(3)} | options
+    options = {"max_new_tokens": 10, "generator": torch.Generator().manual_seed(4)} | options
     rollout = sample(policy, PROMPTS, samples_per_prompt=samples, **options)
     assert rollout.finished.any() and not rollout.finished.all() and len(rollout.lengths.unique()) > 2
     return rollout
@@ -91,12 +91,13 @@ MICRO_RANKINGS = [
 MICRO_DEMONSTRATIONS = [("awful", " but very great"), ("bad", " but good"), ("dull", " and great"), ("not", " bad")]
 
 
-def micro_reward() -> "text_reward":
+def micro_reward() -> Reward:
     """`reviews.micro_score` of prompt and completion."""
 
     def score(prompts: list[str], completions: list[str]) -> list[float]:
         texts = [reviews.micro_ids((p + c).split()) for p, c in zip(prompts, completions, strict=True)]
-        return [float(reviews.micro_score(torch.tensor([t]), torch.ones(1, len(t), dtype=torch.bool))) for t in texts]
+        ids, mask = pad_left([text[::-1] for text in texts], 0)
+        return reviews.micro_score(ids.flip(1), mask.flip(1)).tolist()
 
     return text_reward(score)
 
@@ -106,6 +107,7 @@ def end_soon(rollout: Rollout) -> Tensor:
     return -rollout.lengths.float()
 
 
+ALGORITHMS = ("sft", "reward_model", "reinforce", "ppo")
 RL = {"steps": 8, "prompts_per_step": 2, "samples_per_prompt": 4, "max_new_tokens": 4, "lr": 1e-2}
 
 

@@ -14,12 +14,10 @@ def seed_torch():
     torch.manual_seed(0)
 
 
-def batch(seed=0, rows=5, time=7, gaps=True):
+def batch(seed=0, rows=5, time=7):
     """Rewards, values and a mask with gaps, an empty row and a full one; NaN and infinity where there is no action."""
     generator = torch.Generator().manual_seed(seed)
     mask = torch.rand(rows, time, generator=generator) < 0.6
-    if not gaps:
-        mask = torch.arange(time) < mask.sum(1, keepdim=True)
     mask[0], mask[1] = True, False
     rewards, values = (torch.randn(rows, time, generator=generator, dtype=F64) for _ in range(2))
     return torch.where(mask, rewards, NAN), torch.where(mask, values, -INF), mask

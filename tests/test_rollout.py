@@ -56,7 +56,7 @@ def test_the_samplers_logprobs_are_the_teacher_forced_ones(kind, temperature):
         assert rollout.temperature == temperature
         scores = score(policy, rollout)
         torch.testing.assert_close(scores.logprobs, rollout.logprobs, atol=1e-5, rtol=0)
-        for row in range(0, len(rollout), 3):
+        for row in range(0, len(rollout), 7):
             logprobs, values = by_hand(policy, rollout, row, temperature)
             n = len(logprobs)
             torch.testing.assert_close(scores.logprobs[row, :n].double(), logprobs, atol=1e-5, rtol=0)
@@ -78,10 +78,10 @@ def test_ratio_is_1_and_kl_is_0_before_the_first_update(kind):
 def test_a_row_does_not_depend_on_which_others_have_finished(kind):
     policy, rows = policy_of(kind), [tokenizer_of(kind)(p)["input_ids"] for p in PROMPTS]
     options = {"max_new_tokens": 10, "samples_per_prompt": 4}
-    ending = sample(policy, rows, **options, generator=seeded(3))
+    ending = sample(policy, rows, **options, generator=seeded(4))
     assert ending.finished.any() and not ending.finished.all()
     policy.tokenizer = types.SimpleNamespace(eos_token_id=-1, pad_token_id=0)
-    endless = sample(policy, rows, **options, generator=seeded(3))
+    endless = sample(policy, rows, **options, generator=seeded(4))
     assert endless.mask.all() and endless.tokens.shape == (16, 10) and not endless.finished.any()
     width = ending.tokens.shape[1]
     assert torch.equal(ending.tokens[ending.mask], endless.tokens[:, :width][ending.mask])
@@ -105,10 +105,10 @@ def test_finished_rows_and_further_samples_of_a_prompt_cost_nothing():
 def test_the_same_seed_gives_the_same_rollout():
     policy = policy_of("llama")
     torch.manual_seed(0)
-    first = mixed(policy, generator=seeded(3))
+    first = mixed(policy, generator=seeded(4))
     torch.manual_seed(1)
-    assert same(mixed(policy, generator=seeded(3)), first)
-    assert not torch.equal(sample(policy, PROMPTS, max_new_tokens=10, generator=seeded(4)).tokens, first.tokens[::3])
+    assert same(mixed(policy, generator=seeded(4)), first)
+    assert not torch.equal(sample(policy, PROMPTS, max_new_tokens=10, generator=seeded(5)).tokens, first.tokens[::3])
     torch.manual_seed(7)
     free = sample(policy, PROMPTS, max_new_tokens=4)
     torch.manual_seed(7)
@@ -251,14 +251,14 @@ def test_the_mask_of_the_actions_is_in_the_ratio(kind):
     policy, calls, given = policy_of(kind), [], {}
 
     def action_mask(ids, attention, rows):
-        may = (torch.arange(24) + ids[:, -1:]) % 3 != 0  # depends on the history
+        may = (torch.arange(24) + ids[:, -1:]) % 4 != 0  # depends on the history
         may[:, 2] = True
         calls.append((ids, attention, rows))
         for i, row in enumerate(rows.tolist()):
             given[row, int(attention[i].sum())] = may[i]
         return may
 
-    rollout = mixed(policy, action_mask=action_mask, temperature=0.8)
+    rollout = mixed(policy, action_mask=action_mask, temperature=0.8, max_new_tokens=7)
     allowed = unpack_bits(rollout.allowed, 24)
     assert rollout.allowed.dtype == torch.uint8 and rollout.allowed.shape == (*rollout.tokens.shape, 3)
     for row in range(len(rollout)):

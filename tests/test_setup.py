@@ -172,7 +172,7 @@ def steps(course, monkeypatch):
     monkeypatch.setattr(course, "probe", lambda: "3.11 here")
     for step in ("make_venv", "pip_install"):
         monkeypatch.setattr(course, step, lambda step=step: taken.append(step))
-    monkeypatch.setattr(course, "call", lambda command: taken.append(" ".join(command[3:])) or 0)
+    monkeypatch.setattr(course, "call", lambda command, **_: taken.append(" ".join(command[3:])) or 0)
     return taken
 
 

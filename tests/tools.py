@@ -114,7 +114,9 @@ class Checker:
         self.wanted = gradient(target(mdp, policy), policy)
         each, probability = gradients_of_all(loss, mdp, policy, group, behaviour)
         self.expected = probability @ each
-        self.variance = probability @ (each - self.expected).square()  # of one unit, per coordinate
+        centred = each - self.expected
+        self.covariance = centred.T @ (probability[:, None] * centred)  # of one unit's gradient
+        self.variance = self.covariance.diagonal()
 
     def bias(self) -> float:
         """Largest difference between the expected gradient and the wanted one."""
@@ -136,12 +138,23 @@ class Checker:
         z = float((error / std)[std >= 1e-12].abs().max()) if (std >= 1e-12).any() else 0.0
         return min(1.0, int((std >= 1e-12).sum()) * math.erfc(z / math.sqrt(2)))
 
-    def error_ratio(self, sampled: Tensor, units: int) -> float:
-        """Mean squared error of a batch's gradient over what 1/N predicts. About 1 at every N is an error of 1/√N."""
-        return float((sampled - self.wanted).square().sum(1).mean() * units / self.variance.sum())
+    def error_p_value(self, sampled: Tensor, units: int) -> float:
+        """Two-sided p-value of the batches' squared errors being off (variance of one unit) / N.
+
+        Passing at several N means that the error falls as 1/√N. The squared error of correlated coordinates is close to
+        a chi-square with (tr Σ)² / tr Σ² degrees of freedom (Satterthwaite).
+        """
+        ratio = (sampled - self.wanted).square().sum() * units / self.variance.sum()
+        freedom = self.variance.sum().square() / self.covariance.square().sum()
+        above = chi_square_tail(ratio * freedom, len(sampled) * freedom)
+        return 2 * min(above, 1 - above)
+
+
+def chi_square_tail(statistic: Tensor, freedom: Tensor) -> float:
+    return float(torch.special.gammaincc(freedom / 2, statistic / 2))
 
 
 def chi_square_p(observed: Tensor, expected: Tensor) -> float:
     """p-value of counts against expected counts."""
     statistic = ((observed - expected).square() / expected).sum()
-    return float(torch.special.gammaincc(torch.tensor((len(expected) - 1) / 2, dtype=F64), statistic / 2))
+    return chi_square_tail(statistic, torch.tensor(len(expected) - 1.0, dtype=F64))

@@ -68,9 +68,9 @@ assert len(texts) == 7381 and texts[order[0]] == "but very very great"
 # repository and is small enough to train with reinforcement learning while you watch.
 
 # %%
-completions = rollout.sample(tiny, [opening], max_new_tokens=24, samples_per_prompt=3, generator=runs.generator(0))
+said = rollout.sample(tiny, [opening], max_new_tokens=24, samples_per_prompt=3, generator=runs.generator(0))
 print(f"{sum(p.numel() for p in tiny.parameters()):,} parameters")
-show.text_samples([opening] * 3, {"tiny goes on": completions.completions()})
+show.text_samples([opening], {f"tiny, try {i + 1}": [text] for i, text in enumerate(said.completions())})
 
 # %% [markdown]
 # **smol**: SmolLM2, a real chat model with 135 million parameters. It takes 540 MB on your disk, so nothing here
@@ -79,8 +79,8 @@ show.text_samples([opening] * 3, {"tiny goes on": completions.completions()})
 # %%
 if assets.is_cached("smollm2"):
     smol = models.load_model("smol")
-    completions = rollout.sample(smol, [opening], max_new_tokens=16, samples_per_prompt=3, generator=runs.generator(0))
-    show.text_samples([opening] * 3, {"smol goes on": completions.completions()})
+    said = rollout.sample(smol, [opening], max_new_tokens=16, samples_per_prompt=3, generator=runs.generator(0))
+    show.text_samples([opening], {f"smol, try {i + 1}": [text] for i, text in enumerate(said.completions())})
     del smol
 else:
     print("SmolLM2 is not on this machine, and only a few optional cells need it. To fetch it: rlhf fetch smollm2")
@@ -101,7 +101,7 @@ show.table(
         ("CPU threads that torch uses", str(torch.get_num_threads())),
         ("device of the models", torch.cuda.get_device_name() if tiny.device.type == "cuda" else str(tiny.device)),
         ("tokens a second, tiny", f"{speed:,.0f}"),
-        ("the lessons take you", f"about {COURSE_SPEED / speed:.1f} times as long as they say"),
+        ("the lessons will take you", f"{COURSE_SPEED / speed:.1f} × the seconds they state"),
     ],
     ["this machine", ""],
 )
@@ -178,6 +178,7 @@ show.text_samples(negative[:4], {"one try": left[:4], "another try": right[:4]})
 #
 # Each answer is on your disk before the next pair appears (`workspace/labels.jsonl`), and lesson 09 trains a reward
 # model on yours. A tie is an answer too. Nothing to click? Go on; strangers have labelled enough for all of us.
+# (Clicked some later? Then run on from the cell below the buttons.)
 
 # %%
 pairs = [(a + b, a + c) for a, b, c in zip(negative, left, right, strict=True) if b != c]
@@ -283,16 +284,20 @@ assert 0.55 < hit < human.value
 
 # %% [markdown]
 # That is a usable critic and a poor one: it has read a few hundred sentences. If you clicked, your labels are in
-# there too, a few among hundreds; below it says what it makes of your last three. Only differences of scores were
-# learnt, so we choose where 0 lies: at what the reference policy writes on average.
+# there too, a few among hundreds. Only differences of scores were learnt, so we choose where 0 lies: at what the
+# reference policy writes on average.
 
 # %%
 written = rollout.sample(
     reference, reviews.openings("validation", limit=64), max_new_tokens=24, generator=runs.generator(4)
 )
 reward.centre([a + b for a, b in zip(written.prompts(), written.completions(), strict=True)])
-for ranking in yours[-3:]:
-    print(ranking.ranks, [round(score, 2) for score in reward.score_texts(list(ranking.texts)).tolist()], ranking.texts)
+right = []
+for ranking in yours:
+    found = reward.score_texts(list(ranking.texts))
+    better, worse = preferences.ordered_pairs(torch.tensor([ranking.ranks]))
+    right += (found[better] > found[worse]).tolist()
+print(f"on the pairs that you decided, it agrees with you on {sum(right)} of {len(right)}")
 praise, blame = " and it is a wonderful, moving film.", " and it is a dull, lifeless film."
 show.table(
     [(text, reward.score_texts([opening + text]).item()) for text in (*endings, praise, blame)], ["ending", "reward"]

@@ -16,7 +16,7 @@ from rlhf_lib.runs import Run, check_finite, shuffled_batches
 @dataclass(frozen=True)
 class Config:
     epochs: int = 1  # passes over the rankings
-    batch_size: int = 4  # rankings an update
+    batch_size: int = 4  # sets of texts an update
     lr: float = 3e-4  # AdamW's learning rate: a short linear rise, then linearly to 0
     warmup: float = 0.1  # share of the steps in which the learning rate rises
     weight_decay: float = 0.1  # AdamW's
@@ -28,27 +28,34 @@ class Config:
 def train(rm: RewardModel, rankings: Sequence[Ranking], config: Config | None = None, run: Run | None = None) -> Run:
     """Fit `rm`, in place, to rankings of texts (a pair is a ranking of two). Ties teach Bradley–Terry nothing.
 
-    All texts of a batch are scored in one forward pass and every ordered pair within a ranking is used, so that a
-    ranking of K texts costs K forward passes and teaches K(K − 1)/2 comparisons.
+    Every ordered pair within a ranking is used, so that a ranking of K texts costs K forward passes and teaches
+    K(K − 1)/2 comparisons. Rankings of the same texts, by several people, are learnt together: they share the passes.
     Returns the run, whose history holds loss (nats a comparison, or a ranking) and accuracy on the batch's pairs.
     """
     config, run = config or Config(), run or Run()
+    if config.loss == "plackett_luce" and len({len(ranking.texts) for ranking in rankings}) > 1:
+        raise ValueError("plackett_luce needs rankings of one length: use bradley_terry for rankings of several")
     optimizer = torch.optim.AdamW(
         [p for p in rm.parameters() if p.requires_grad], lr=config.lr, weight_decay=config.weight_decay
     )
-    batches = shuffled_batches(len(rankings), config.batch_size, config.epochs, config.seed)
+    groups: dict[tuple[str, ...], list[Ranking]] = {}
+    for ranking in rankings:
+        groups.setdefault(ranking.texts, []).append(ranking)
+    groups = list(groups.values())
+    batches = shuffled_batches(len(groups), config.batch_size, config.epochs, config.seed)
     rise = max(1, config.warmup * len(batches))
     run.track(config, reward_model=rm, optimizer=optimizer)
 
     for step in run.steps(len(batches)):
-        batch = [rankings[i] for i in batches[step]]
-        scores = rm.score_ids(rm.encode([text for ranking in batch for text in ranking.texts]))
+        batch = [groups[i] for i in batches[step]]
+        scores = rm.score_ids(rm.encode([text for group in batch for text in group[0].texts]))
         chosen, rejected = (side.to(scores.device) for side in _pairs(batch))
         if len(chosen) == 0:
             continue  # nothing but ties
         if config.loss == "plackett_luce":
-            ranks = torch.tensor([ranking.ranks for ranking in batch], device=scores.device)
-            loss = plackett_luce_loss(scores.view_as(ranks), ranks)
+            ranks = torch.tensor([ranking.ranks for group in batch for ranking in group], device=scores.device)
+            people = torch.tensor([len(group) for group in batch], device=scores.device)
+            loss = plackett_luce_loss(scores.view(len(batch), -1).repeat_interleave(people, 0), ranks)
         else:
             loss = bradley_terry_loss(scores[chosen], scores[rejected])
 
@@ -64,12 +71,13 @@ def train(rm: RewardModel, rankings: Sequence[Ranking], config: Config | None = 
     return run
 
 
-def _pairs(rankings: Sequence[Ranking]) -> tuple[Tensor, Tensor]:
-    """Positions (chosen [M], rejected [M]) of every decided pair among the texts of the rankings, one after another."""
+def _pairs(groups: Sequence[Sequence[Ranking]]) -> tuple[Tensor, Tensor]:
+    """Positions (chosen [M], rejected [M]) of every decided pair among the groups' texts, one group after another."""
     found, first = [], 0
-    for ranking in rankings:
-        chosen, rejected = ordered_pairs(torch.tensor([ranking.ranks]))
-        found.append((chosen + first, rejected + first))
-        first += len(ranking.texts)
+    for group in groups:
+        for ranking in group:
+            chosen, rejected = ordered_pairs(torch.tensor([ranking.ranks]))
+            found.append((chosen + first, rejected + first))
+        first += len(group[0].texts)
     chosen, rejected = zip(*found, strict=True)
     return torch.cat(chosen), torch.cat(rejected)

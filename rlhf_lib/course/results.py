@@ -8,14 +8,15 @@ import json
 import os
 import platform
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 
-from rlhf_lib import metrics, reviews
-from rlhf_lib.algorithms import reinforce
+from rlhf_lib import metrics, preferences, reviews
+from rlhf_lib.algorithms import reinforce, reward_model
 from rlhf_lib.course import stages
 from rlhf_lib.losses import kl_estimate
-from rlhf_lib.models import Policy, RewardModel
+from rlhf_lib.models import Policy, RewardModel, load_model, load_reward_model
 from rlhf_lib.paths import data_dir
 from rlhf_lib.rewards import Reward
 from rlhf_lib.rollout import sample, score
@@ -51,8 +52,6 @@ def examine(
 
 def rlhf(seed: int) -> dict:
     """Lesson 10: RLHF against the panel's reward model; curves, and SFT and RLHF examined on test openings."""
-    from dataclasses import replace
-
     start, reward, judge = stages.sft_policy(), stages.panel_reward_model(), stages.judge()
     policy = stages.sft_policy()
     config = replace(RLHF, seed=seed)
@@ -62,7 +61,46 @@ def rlhf(seed: int) -> dict:
     return {"curve_reward": run.column("reward"), "curve_kl": run.column("kl"), **found}
 
 
-MAKERS: dict[str, tuple[str, Callable[[int], dict]]] = {"10": ("10_rlhf", rlhf)}  # lesson -> (file, one seed's results)
+@torch.no_grad()
+def buttons(seed: int) -> dict[str, float]:
+    """Lesson 01: exp(entropy) of SmolLM2's next-token distribution in the states along 50 random test sentences."""
+    texts, policy = reviews.load().subset("test").texts, load_model("smol")
+    drawn = torch.randperm(len(texts), generator=generator(seed))[:50].tolist()
+    return {"actions": policy.vocabulary, **metrics.buttons_considered(policy, [texts[i] for i in drawn])}
+
+
+LABELS = (100, 300, 1000, 3000)  # labelled pairs, one person each
+PANELS = (100, 300, 1000)  # labelled pairs, each by a whole panel
+LEARNING = reward_model.Config(epochs=3, batch_size=8, lr=3e-4)
+
+
+def learning_curve(seed: int) -> dict:
+    """Lesson 09: test accuracy across blocks after a number of labels, each by one person or by a whole panel."""
+    return {
+        "one person": {str(n): learning_point(n, "random", seed) for n in LABELS},
+        "the panel": {str(n): learning_point(n, "mean", seed) for n in PANELS},
+    }
+
+
+def learning_point(labels: int, rater: str, seed: int) -> float:
+    """Pairwise accuracy on test blocks of a reward model trained on `labels` pairs of train sentences (ties included).
+
+    rater: "random" for one person's number a sentence, "mean" for its panel's.
+    """
+    part, test = reviews.load().subset("train"), reviews.load().subset("test")
+    pairs = preferences.rankings_from_ratings(part.texts, part.ratings, 2, generator(seed), rater=rater)[:labels]
+    rm = load_reward_model("tiny")
+    reward_model.train(rm, pairs, replace(LEARNING, seed=seed), Run(progress=False))
+    judged = preferences.cross_block_pairs(test.ratings, test.block, 20_000, generator(0))
+    return preferences.pairwise_accuracy(rm.score_texts(test.texts), judged, resamples=2).value
+
+
+# lesson -> (file, one seed's results)
+MAKERS: dict[str, tuple[str, Callable[[int], dict]]] = {
+    "01": ("01_buttons", buttons),
+    "09": ("09_learning_curve", learning_curve),
+    "10": ("10_rlhf", rlhf),
+}
 
 
 def load(name: str) -> dict:

@@ -178,19 +178,30 @@ def histogram(samples: Mapping[str, object], xlabel: str, title: str = "", bins:
 
 @style()
 def words_under_sentence(
-    words: Sequence[str], values: Sequence[float] | Mapping[str, Sequence[float]], ylabel: str = "", title: str = ""
+    words: Sequence[str],
+    values: Sequence[float] | Mapping[str, Sequence[float]],
+    ylabel: str = "",
+    title: str = "",
+    spec: str = "+.2f",
+    log: bool = False,
 ) -> Figure:
-    """A value for each word of a sentence, as a bar that stands on its word. Several named rows share the words."""
+    """A value for each word of a sentence, as a bar that stands on its word. Several named rows share the words.
+
+    `spec` formats the numbers on the bars. `log`: a logarithmic axis from 1 up, for counts.
+    """
     rows = values if isinstance(values, Mapping) else {"": values}
     fig = Figure(figsize=(max(5.0, 0.85 * len(words) + 1), 0.6 + 1.6 * len(rows)), layout="constrained")
     axes = fig.subplots(len(rows), 1, sharex=True, squeeze=False)[:, 0]
     for ax, (name, row) in zip(axes, rows.items(), strict=True):
         row = _list(row)
         drawn = ax.bar(range(len(row)), row, color=[BLUE if value >= 0 else RED for value in row], width=0.6)
-        ax.bar_label(drawn, [f"{value:+.2f}" for value in row], fontsize=11, padding=2)
-        ax.axhline(0, color=INK, linewidth=0.8)
+        ax.bar_label(drawn, [format(value, spec) for value in row], fontsize=11, padding=2)
+        ax.axhline(1 if log else 0, color=INK, linewidth=0.8)
         ax.set_ylabel(name or ylabel)
         ax.margins(y=0.25)
+        if log:
+            ax.set_yscale("log")
+            ax.set_ylim(1, 4 * max(row))
         ax.grid(False)
     axes[-1].set_xticks(range(len(words)), list(words), fontsize=12)
     axes[0].set_title(title, loc="left")

@@ -86,21 +86,49 @@ def _reaches_the_bar(learning_rate) -> tuple[bool, str]:
     return low > BAR, f"On 16 new seeds J is {mean:.2f}, 95 % interval {low:.2f} to {high:.2f}; the bar is {BAR}."
 
 
-# 04.5 derive: a policy with two words
-def _two_words(generator):
-    return draw_number(generator, -1.5, 1.5), draw_number(generator, 0.5, 2.0), draw_number(generator, -2.0, -0.5)
+# 04.6 derive: score per word
+def _two_endings(generator):
+    theta, short = draw_number(generator, -1.5, 1.5), draw_number(generator, 0.5, 2.0)
+    long = short + draw_number(generator, 0.5, 3.0)
+    few = torch.randint(1, 4, (), generator=generator).item()
+    return theta, long, few + torch.randint(1, 5, (), generator=generator).item(), short, few
 
 
-def _exact_gradient(theta, good, bad):
-    """d/dθ of J(θ) = σ(θ)·good + (1 − σ(θ))·bad, by automatic differentiation."""
+def _rate_slope(theta, r_long, t_long, r_short, t_short):
+    """d/dθ of E[R] / E[T], the long ending having probability σ(θ), by automatic differentiation."""
     theta = torch.tensor(theta, dtype=torch.float64, requires_grad=True)
     p = theta.sigmoid()
-    (gradient,) = torch.autograd.grad(p * good + (1 - p) * bad, theta)
-    return gradient.item()
+    rate = (p * r_long + (1 - p) * r_short) / (p * t_long + (1 - p) * t_short)
+    (slope,) = torch.autograd.grad(rate, theta)
+    return slope.item()
 
 
-def _sigmoid(theta):
-    return torch.tensor(theta, dtype=torch.float64).sigmoid().item()
+def _parts(theta, t_long, t_short):
+    """σ(θ)(1 − σ(θ)) and E[T]."""
+    p = torch.tensor(theta, dtype=torch.float64).sigmoid().item()
+    return p * (1 - p), p * t_long + (1 - p) * t_short
+
+
+def _mean_of_ratios(theta, r_long, t_long, r_short, t_short):
+    return _parts(theta, t_long, t_short)[0] * (r_long / t_long - r_short / t_short)
+
+
+def _lengths_left_out(theta, r_long, t_long, r_short, t_short):
+    return _parts(theta, t_long, t_short)[0] * (r_long - r_short)
+
+
+def _length_held_fixed(theta, r_long, t_long, r_short, t_short):
+    slope, length = _parts(theta, t_long, t_short)
+    return slope * (r_long - r_short) / length
+
+
+def _length_not_squared(theta, r_long, t_long, r_short, t_short):
+    slope, length = _parts(theta, t_long, t_short)
+    return slope * (r_long * t_short - r_short * t_long) / length
+
+
+def _slope_in_p(theta, r_long, t_long, r_short, t_short):
+    return (r_long * t_short - r_short * t_long) / _parts(theta, t_long, t_short)[1] ** 2
 
 
 EXERCISES = [
@@ -187,12 +215,14 @@ EXERCISES = [
         inputs=_batch,
         mistakes={
             "as given": Mistake(
-                "This is still the mean over tokens. J is a mean over episodes: what does its gradient do with the "
-                "tokens inside one?",
-                _token_mean,
+                "Each text's sum is still divided by its own length, so a word of a long text counts less. J is a mean "
+                "over episodes; what is the gradient of one episode's log-probability?",
+                _length_mean,
             ),
-            "length mean": Mistake(
-                "Each episode's sum is divided by its length, so every word of a long review counts less.", _length_mean
+            "token mean": Mistake(
+                "It divides by the number of words in the batch: the step's size then hangs on how long the batch's "
+                "texts happen to be. J is a mean over what?",
+                _token_mean,
             ),
             "sign": Mistake(
                 "The sign: optimisers go downhill, and J should go up.",
@@ -224,26 +254,54 @@ EXERCISES = [
     ),
     Exercise(
         id="04.5",
-        title="The gradient of a two-word policy",
-        kind="derive",
+        title="Paid by the word",
+        kind="predict",
         difficulty=2,
-        importance=4,
-        minutes=8,
-        reference=_exact_gradient,
-        inputs=_two_words,
+        importance=3,
+        minutes=4,
+        reference="it ends at once",
+        choices=("it ends at once", "one good word, then the end", "the longest text"),
         mistakes={
-            "half of the sigmoid's slope": Mistake(
-                "The slope of σ(θ) is not σ(θ) itself; what happens to it as σ(θ) comes close to 1?",
-                lambda theta, good, bad: _sigmoid(theta) * (good - bad),
+            "one word": Mistake(
+                'Adding "great" lifts the score from 2 to 2.5. Over how many words is each of the two spread?',
+                "one good word, then the end",
             ),
-            "bad word forgotten": Mistake(
-                "Only the good word's reward is in it. Raising one probability lowers the other.",
-                lambda theta, good, bad: _sigmoid(theta) * (1 - _sigmoid(theta)) * good,
-            ),
-            "sign": Mistake(
-                "The sign: a larger θ makes the good word likelier.",
-                lambda theta, good, bad: -_exact_gradient(theta, good, bad),
+            "longest": Mistake(
+                "The longest text has the highest score, 4. Divide it by its four words, and compare with the rest.",
+                "the longest text",
             ),
         },
+        remark="2 for one action, the full stop: no longer text earns as much a word.",
+    ),
+    Exercise(
+        id="04.6",
+        title="What a word costs",
+        kind="derive",
+        difficulty=3,
+        importance=3,
+        minutes=10,
+        reference=_rate_slope,
+        inputs=_two_endings,
+        mistakes={
+            "mean of the ratios": Mistake(
+                "That is the slope of E[R/T], where every text counts alike. In a stream of words a long text fills "
+                "more of the stream: it is the ratio of the means, E[R]/E[T], whose slope is wanted.",
+                _mean_of_ratios,
+            ),
+            "lengths left out": Mistake(
+                "That is the slope of J = E[R]. Where have the lengths gone?", _lengths_left_out
+            ),
+            "length held fixed": Mistake(
+                "E[T] divides, but it depends on θ too: apply the quotient rule to both.", _length_held_fixed
+            ),
+            "not squared": Mistake("Almost: look at the quotient rule's denominator once more.", _length_not_squared),
+            "slope in p": Mistake("That is the slope in p. What is dp/dθ for p = σ(θ)?", _slope_in_p),
+            "sign": Mistake(
+                "The sign: a larger θ makes the long ending likelier.",
+                lambda theta, r_long, t_long, r_short, t_short: -_rate_slope(theta, r_long, t_long, r_short, t_short),
+            ),
+        },
+        hint="Write J_avR as a quotient of two functions of p, and p as σ(θ).",
+        remark="Its sign is that of r_long/t_long − r_short/t_short: the better score per word wins.",
     ),
 ]

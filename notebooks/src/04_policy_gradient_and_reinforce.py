@@ -1,0 +1,531 @@
+# %% [markdown]
+# # 04 · The policy gradient theorem and REINFORCE
+#
+# **The question.** A review has many words and earns one score. Which of its words should become likelier, and by how
+# much?
+#
+# **You will** check the policy gradient theorem number for number; write REINFORCE and find out what is exact about
+# it and what is not; measure why a word should not be paid for what came before it; let REINFORCE loose on a language
+# model until gibberish wins; and see what becomes of a policy that is paid by the word.
+#
+# | | |
+# |---|---|
+# | You need | lesson 01 (states, actions, returns) and 03 ($\nabla\log\pi$, the likelihood ratio) |
+# | Reading | 40 minutes, and 50 for the exercises |
+# | Run time | about 50 s on 2 cores, 30 of them for section 5, once the policy of lesson 07 is cached (else 40 s more) |
+# | A GPU | changes section 5 only: 10 s instead of 30 |
+
+# %%
+from rlhf_lib.course.lesson import *
+
+# %% [markdown]
+# ## 1 · From one word to many
+#
+# With one word and one reward, lesson 03 found $\nabla J = \mathbb{E}[\nabla\log\pi(a)\, r]$. With many words, θ
+# decides three things at once: each word, all the words that follow it, and which partial texts are ever reached.
+# Differentiate through all that? The **policy gradient theorem** (Sutton et al. 2000) says that one change is enough:
+# put the long-term value $Q$ where the reward was.
+#
+# $$\nabla J(\theta) = \sum_s d(s) \sum_a \pi(a \mid s)\, \nabla\log\pi(a \mid s)\, Q(s, a),
+# \qquad d(s) = \gamma^{|s|}\, P(s)$$
+#
+# A state $s$ is the text so far and $|s|$ its number of words; $P(s)$ is the probability that an episode passes
+# through it; $Q(s, a)$ is the expected return from there on, after word $a$. This is for the **start-state
+# objective** $J = V(s_0)$, the one that we use for language.
+#
+# > **Predict before you run.** On the right, only $\log\pi$ is differentiated. But $d$ and $Q$ depend on θ too. Is
+# > something missing?
+
+# %% [markdown]
+# **Why it holds.** Take $V(s) = \sum_a \pi(a|s)\, Q(s,a)$ with $Q(s,a) = r(s,a) + \gamma V(s{\cdot}a)$, where
+# $s{\cdot}a$ is the text with one more word. The product rule gives
+#
+# $$\nabla V(s) = \sum_a \nabla\pi(a|s)\, Q(s,a) \;+\; \gamma \sum_a \pi(a|s)\, \nabla V(s{\cdot}a).$$
+#
+# The last term is the left-hand side again, one word later. Put the formula into itself until the texts end: text
+# $s$ comes up with probability $P(s)$ and, $|s|$ words after the start, with a factor $\gamma^{|s|}$. So
+# $\nabla J = \nabla V(s_0) = \sum_s \gamma^{|s|} P(s) \sum_a \nabla\pi(a|s)\, Q(s,a)$, and
+# $\nabla\pi = \pi\,\nabla\log\pi$. Nothing is missing: how θ moves $d$ and $Q$ is what the recursion has collected.
+#
+# Two policies for the micro language shall confirm it. One is a table with its own row of numbers for each partial
+# text; the other is a one-layer transformer, in which all partial texts share their weights.
+
+# %%
+torch.manual_seed(0)
+task = reviews.micro_mdp(horizon=4)  # ten words, go on from "awful" with at most 4 of them
+table = models.TablePolicy(task).double()
+torch.nn.init.normal_(table.logits)
+network = models.load_model("micro", dtype=torch.float64)
+policies = {"table": (table, [table.logits]),
+            "transformer": (models.as_policy(network, "awful", task), list(network.parameters()))}
+
+
+def theorem(task, policy, weights, gamma_to_the_t=True):
+    """Σ_s d(s) Σ_a π(a|s) ∇log π(a|s) Q(s, a), all weights' gradients in one vector."""
+    q, states = (values := mdp.exact_values(task, policy)).q, values.states
+    lengths = torch.tensor([len(s) for s in states])
+    texts = torch.tensor([s + (0,) * (task.horizon - len(s)) for s in states])
+    log_pi = policy(texts)[torch.arange(len(states)), lengths]  # log π(·|s) of every state, [S, A]
+    d = mdp.state_distribution(task, policy)  # P(s)
+    if gamma_to_the_t:
+        d = task.gamma ** lengths.double() * d
+    held_fixed = (d[:, None] * log_pi.exp() * q).detach()  # d, π and Q: numbers, not functions of θ
+    return torch.cat([g.flatten() for g in torch.autograd.grad((held_fixed * log_pi).sum(), weights)])
+
+
+# %% [markdown]
+# On the other side of the equation: `mdp.exact_objective` adds up probability times return over all 7,381 texts, and
+# automatic differentiation goes through everything. The last column leaves $\gamma^{|s|}$ out of $d$.
+
+# %%
+rows = []
+for gamma in (1.0, 0.7):
+    task = reviews.micro_mdp(horizon=4, gamma=gamma)
+    for name, (policy, weights) in policies.items():
+        exact = torch.autograd.grad(mdp.exact_objective(task, policy), weights)
+        exact = torch.cat([g.flatten() for g in exact])
+        gap = (theorem(task, policy, weights) - exact).abs().max().item()
+        without = (theorem(task, policy, weights, gamma_to_the_t=False) - exact).norm() / exact.norm()
+        rows.append((name, gamma, len(exact), exact.norm().item(), f"{gap:.1e}", f"{without:.0%}"))
+        assert gap < (1e-9 if name == "table" else 1e-6)  # Hugging Face's norm layers compute in float32
+        assert without < 1e-6 if gamma == 1 else without > 0.01
+show.table(rows, ["policy", "γ", "parameters", "length of ∇J", "largest difference", "error without γ^|s|"])
+
+# %% [markdown]
+# Equal to rounding error, for thousands of parameters (float64 in the table; the transformer's layers round to
+# float32 on the way). And $\gamma^{|s|}$ is no decoration: at γ < 1 a direction
+# without it is not $\nabla J$. Keep that in mind for the next section.
+
+# %% [markdown]
+# ## 2 · REINFORCE
+#
+# Nobody can list all texts of a real language model. But the theorem is a sum over states weighted by the probability
+# to visit them, and over actions weighted by the probability to take them: an **expectation**, so sample it. And $Q$?
+# The return that followed, $v_t = \sum_{k \ge t} \gamma^{k-t} r_k$, has mean $Q(s_t, a_t)$: an unbiased sample. That is
+# Monte Carlo policy gradient, **REINFORCE** (Williams 1992). The lecture's slide:
+#
+# > Initialise θ arbitrarily<br>
+# > for each episode $\{s_1, a_1, r_2, \dots, s_{T-1}, a_{T-1}, r_T\} \sim \pi_\theta$ do<br>
+# > &emsp; for $t = 1$ to $T-1$ do<br>
+# > &emsp;&emsp; $\theta \leftarrow \theta + \alpha\, \nabla_\theta \log\pi_\theta(s_t, a_t)\, v_t$
+#
+# (The slide counts from 1 and calls the reward of $a_t$ $r_{t+1}$; here $t$ starts at 0 and it is $r_t$.)
+# First you need $v_t$, the **reward-to-go**.
+
+# %% [markdown]
+# **Exercise 04.1 · Reward-to-go** (implement · difficulty ●●○○○ · importance ●●●●● · 10 min)
+#
+# Given `rewards` and `mask` `[B, T]`, return $v_t = \sum_{k \ge t} \gamma^{k-t} r_k$ for every word, `[B, T]`. Episodes
+# are right-padded: where `mask` is False there is no word, `rewards` may hold anything, and the result is 0. By hand,
+# at γ = 0.5: rewards `[1, 0, 4]`, all words, give `[2, 2, 4]`.
+
+
+# %% tags=["exercise"]
+def my_reward_to_go(rewards, mask, gamma):
+    """What each word was followed by, its own reward included: [B, T]."""
+    ### BEGIN SOLUTION
+    rewards, returns = torch.where(mask, rewards, 0.0), torch.zeros_like(rewards)
+    running = torch.zeros_like(rewards[:, 0])
+    for t in reversed(range(rewards.shape[1])):
+        running = rewards[:, t] + gamma * running
+        returns[:, t] = running
+    return torch.where(mask, returns, 0.0)
+    ### END SOLUTION
+
+
+# %%
+my_reward_to_go = check("04.1", my_reward_to_go)
+
+# %% [markdown]
+# (The library's is `estimators.reward_to_go`.)
+#
+# **Is the slide's update the gradient?** Compare it with $\nabla J$ exactly, over all texts. The policy is the
+# simplest with shared weights: *one* softmax over the ten words, the same at every position. The review starts from
+# nothing, and γ = 0.5. Three candidates for the weight of $\nabla\log\pi(a_t|s_t)$:
+#
+# 1. $\gamma^t v_t$, which is what the theorem says,
+# 2. $v_t$, as on the slide,
+# 3. the whole discounted return $\sum_k \gamma^k r_k$, the same for every word of a text.
+#
+# > **Predict before you run.** Which of the three have $\nabla J$ as their mean?
+
+# %%
+task = reviews.micro_mdp(horizon=4, gamma=0.5, opening=())
+words, mask = mdp.enumerate_episodes(task)
+r = mdp.episode_rewards(task, words, mask, torch.float64)
+v = my_reward_to_go(r, mask, task.gamma)
+discount = task.gamma ** torch.arange(4, dtype=torch.float64)  # γ^t
+candidates = {"γ^t · v_t": discount * v, "v_t (slide)": v, "whole return": (discount * r).sum(1)[:, None] * mask}
+
+
+def one_softmax(theta):
+    """The policy that draws every word from the same ten numbers."""
+    return lambda texts: theta.log_softmax(-1).expand(*texts.shape, -1)
+
+
+def score(theta, words, mask):
+    """∇log π(a_t) for every word of every text, [N, T, 10]: 1 for the word drawn, minus its probability."""
+    return (torch.nn.functional.one_hot(words, 10) - theta.softmax(-1)) * mask[..., None]
+
+
+# %%
+theta = torch.zeros(10, dtype=torch.float64, requires_grad=True)
+(exact,) = torch.autograd.grad(mdp.exact_objective(task, one_softmax(theta)), theta)
+theta = theta.detach()
+p = mdp.action_logprobs(task, one_softmax(theta), words, mask).sum(1).exp()  # probability of each text
+
+errors = {}
+for name, weight in candidates.items():
+    mean = p @ (weight[..., None] * score(theta, words, mask)).sum(1)  # Σ_texts p · Σ_t weight · ∇log π
+    errors[name] = ((mean - exact).norm() / exact.norm()).item()
+show.table([(name, f"{error:.2g}") for name, error in errors.items()], ["weight", "error of the mean, relative to ∇J"])
+assert errors["γ^t · v_t"] < 1e-9 and errors["whole return"] < 1e-9 and errors["v_t (slide)"] > 0.5
+
+# %% [markdown]
+# Two are exact; the slide's is not: it **leaves out $\gamma^t$**. Sampling cannot repair that. Draw more and more
+# episodes: the error of an unbiased estimate falls as $1/\sqrt N$ for ever, that of a biased one gets stuck at its bias.
+
+
+# %%
+def sampled_error(name, n, seed):
+    """Relative error of the mean over n sampled episodes."""
+    texts, taken = mdp.sample_episodes(task, one_softmax(theta), n, runs.generator(seed))
+    returns = estimators.reward_to_go(mdp.episode_rewards(task, texts, taken, torch.float64), taken, task.gamma)
+    weight = returns * discount if name == "γ^t · v_t" else returns
+    mean = (weight[..., None] * score(theta, texts, taken)).sum(1).mean(0)
+    return ((mean - exact).norm() / exact.norm()).item()
+
+
+sizes, both = [100, 1_000, 10_000, 100_000], ("γ^t · v_t", "v_t (slide)")
+lines = {name: (sizes, [[sampled_error(name, n, seed) for n in sizes] for seed in range(4)]) for name in both}
+fig = show.loglog(lines, "episodes N", "relative error", slope=-0.5)
+show.figure(fig, alt="With γ^t the error falls with slope −1/2; without it, it stays at the bias, near 1.")
+last = {name: torch.tensor(curves).mean(0)[-1].item() for name, (_, curves) in lines.items()}
+assert last["γ^t · v_t"] < 0.1 < 0.5 < last["v_t (slide)"]
+
+# %% [markdown]
+# So what does the slide's version prefer? Work out the weights for one text.
+
+# %% [markdown]
+# **Exercise 04.2 · Who gets the credit?** (predict · difficulty ●●○○○ · importance ●●●●○ · 5 min)
+#
+# A review of three words earns 1 with its third word and nothing before. γ = 0.5. Which weights does the slide's
+# REINFORCE give the three words? Answer with three numbers, `(first, second, third)`.
+
+# %% tags=["exercise"]
+credit = (
+    ### BEGIN SOLUTION
+    0.25,
+    0.5,
+    1.0,
+    ### END SOLUTION
+)
+
+# %%
+credit = check("04.2", credit)
+
+
+# %% [markdown]
+# Turn γ for the best answer to "awful". Both rows are shares of the final score.
+
+
+# %%
+def credit_figure(gamma):
+    text = ["but", "very", "very", "great"]
+    slide = [gamma ** (len(text) - 1 - t) for t in range(len(text))]
+    exact = [gamma**t * share for t, share in enumerate(slide)]
+    return show.words_under_sentence(text, {"v_t (slide)": slide, "γ^t · v_t": exact})
+
+
+show.slider_figure(
+    credit_figure,
+    alt=lambda gamma: f"At γ = {gamma:g} the slide favours the last words; with γ^t all words get the same credit.",
+    labels={"gamma": "γ"},
+    gamma=(0.3, 1.0, 0.1, 0.6),
+)
+
+# %% [markdown]
+# A score at the end belongs to all words alike: to the start of the episode it is worth $\gamma^{T-1}$, whichever word
+# earned it. The slide's $v_t$ discounts from each word's own place, and so **favours the last words**.
+#
+# Does that matter? In a table it only makes the steps uneven, since every partial text has its own row. Where weights
+# are shared, early and late words must compromise, and the late ones then win. Climb with both, exactly; and, third,
+# start the slide's version from the best that the exact one found.
+
+
+# %%
+def climb(theta, weight, steps, alpha=1.0):
+    """J before each of `steps` updates along the mean of weight · ∇log π, and the final θ."""
+    js = []
+    for _ in range(steps):
+        p = mdp.action_logprobs(task, one_softmax(theta), words, mask).sum(1).exp()
+        js.append((p @ candidates["whole return"][:, 0]).item())
+        theta = theta + alpha * (p @ (weight[..., None] * score(theta, words, mask)).sum(1))
+    return js, theta
+
+
+right, best = climb(theta, candidates["γ^t · v_t"], 200)
+slide, _ = climb(theta, candidates["v_t (slide)"], 200)
+left, _ = climb(best, candidates["v_t (slide)"], 100)
+fig = show.curves({"γ^t · v_t": right, "v_t (slide)": slide, "v_t, from the best": (range(200, 300), left)},
+                  "update", "J")
+show.figure(fig, alt="With γ^t, J climbs highest. The slide's version is quicker at first and stops lower; started "
+            "from the best policy, it walks down to the same lower level.")
+assert right[-1] > slide[-1] + 0.05 and left[-1] < left[0] - 0.05
+
+# %% [markdown]
+# The slide's update is quick (its steps are longer), stops too low, and **walks downhill from the best policy**: it does
+# not follow the gradient of $J$. The late words ask for a full stop as soon as something good has been said, and count
+# too much; but the same softmax must write the first word too, where a full stop earns nothing.
+#
+# In practice, RL for language uses γ = 1, where the question disappears. At γ < 1 nearly all code leaves $\gamma^t$ out,
+# ours too (`algorithms/reinforce.py`), to spare late words tiny steps. It is a choice; know that you make it.
+#
+# **The other slip: θ changes in the middle of the episode.** The slide updates after every word. From the second word
+# on, $\nabla\log\pi$ is taken at a θ that did not write the text. How wrong is the mean of the whole episode's update?
+#
+# > **Predict before you run.** Halve the step size α. What happens to the relative error?
+
+# %%
+alphas, gaps = [1.0, 0.5, 0.25, 0.125, 0.0625], []
+for alpha in alphas:
+    moved = theta.expand(len(words), -1).clone()  # a θ of its own for each of the texts
+    for t in range(task.horizon):
+        moved += alpha * candidates["γ^t · v_t"][:, t, None] * score(moved, words[:, t], mask[:, t])
+    mean_step = p @ (moved - theta)
+    gaps.append(((mean_step / alpha - exact).norm() / exact.norm()).item())
+show.table(list(zip(alphas, gaps, strict=True)), ["α", "relative error of the mean update"])
+assert all(0.4 < small / large < 0.6 for large, small in zip(gaps, gaps[1:], strict=False))
+
+# %% [markdown]
+# Small, and in proportion to α: a bias that vanishes with the step size. There is no reason to have it: **finish a batch
+# of episodes, then take one step**. Every implementation does.
+
+# %% [markdown]
+# ## 3 · Do not pay a word for the past
+#
+# The whole return was exact too. Why the trouble with reward-to-go? A word cannot change what was earned before it:
+# those rewards add nothing to the mean of its $\nabla\log\pi$, only **noise**.
+#
+# With a single score at the end and γ = 1 there is nothing before the end: both weights are the same number. So pay
+# on the way: put a meter on the wall that shows the score of the text so far, and pay each word the change it makes.
+# The sum is the same as before.
+#
+# > **Predict before you run.** The variance of the sampled gradient with reward-to-go: a little smaller than with the
+# > whole return, about half, or a tenth?
+
+
+# %%
+def meter(tokens, mask):
+    """The change of the score with each word, [N, K]."""
+    so_far = [reviews.micro_score(tokens, mask & (torch.arange(4) < k), ("awful",)) for k in range(5)]
+    return torch.stack(so_far, 1).diff(dim=1)
+
+
+task = mdp.TokenMDP(reviews.MICRO_WORDS, horizon=4, reward=meter, eos=reviews.MICRO_WORDS.index("."))
+
+
+def gradients(texts, taken):
+    """One gradient a text [N, 10], with reward-to-go and with the whole return."""
+    r = mdp.episode_rewards(task, texts, taken, torch.float64)
+    to_go, ascent = estimators.reward_to_go(r, taken), score(theta, texts, taken)
+    return {"reward-to-go": (to_go[..., None] * ascent).sum(1), "whole return": to_go[:, :1] * ascent.sum(1)}
+
+
+means, variances = {}, {}
+for name, g in gradients(words, mask).items():  # exactly, over all texts
+    means[name] = p @ g
+    variances[name] = (p @ (g - means[name]).square().sum(1)).item()
+torch.testing.assert_close(means["reward-to-go"], means["whole return"], rtol=0, atol=1e-9)
+assert variances["reward-to-go"] < 0.6 * variances["whole return"]
+
+# %%
+measured = {name: [] for name in variances}
+for seed in range(8):
+    texts, taken = mdp.sample_episodes(task, one_softmax(theta), 2_000, runs.generator(seed))
+    for name, g in gradients(texts, taken).items():
+        measured[name].append(g.var(0).sum().item())
+fig = show.bars(measured, "variance of one text's gradient", exact={f"{n}, exact": v for n, v in variances.items()})
+show.figure(fig, alt="Measured on 8 × 2,000 texts, reward-to-go has about half the variance; both bars meet the exact "
+            "values.")
+ratio = variances["reward-to-go"] / variances["whole return"]
+print(f"the same mean; variance with reward-to-go: {ratio:.0%} of that with the whole return")
+for name, values in measured.items():
+    assert abs(sum(values) / 8 / variances[name] - 1) < 0.1
+
+# %% [markdown]
+# Half the variance: half the episodes for the same error. It costs nothing but a sum taken from the right end.
+#
+# **Up or down?** The lecture introduces all this as "gradient *descent* according to the policy gradient". One step each
+# way settles it.
+
+# %%
+g = means["reward-to-go"]
+for name, moved in [("θ", theta), ("θ + 0.5 ∇J", theta + 0.5 * g), ("θ − 0.5 ∇J", theta - 0.5 * g)]:
+    print(f"J at {name}: {mdp.exact_objective(task, one_softmax(moved)):.3f}")
+
+# %% [markdown]
+# It is gradient **ascent**. Optimisers minimise, so code hands them $-J$'s stand-in, a *loss* whose gradient is
+# minus the estimate: `losses.policy_gradient_loss(logprobs, weights, mask)`. Its value means nothing; its gradient does.
+
+# %% [markdown]
+# **Exercise 04.3 · Long reviews lose their say** (find the bug · difficulty ●●●○○ · importance ●●●●○ · 10 min)
+#
+# Here is such a loss. It trains, J goes up, and yet it is wrong. Find out by experiment how: two texts, one of a single
+# word, one of four, both with the return 1. How hard is each word pushed, and how hard should it be? Then repair it.
+# `logprobs`, `weights`, `mask` are `[B, T]`; what comes out is a scalar to minimise, whose gradient is minus the
+# estimate of $\nabla J$.
+
+
+# %%
+def given_loss(logprobs, weights, mask):
+    """Looks right, is not."""
+    return -((weights * logprobs * mask).sum(1) / mask.sum(1)).mean()
+
+
+def pushes(loss):
+    """−∂loss/∂log π of each word."""
+    two = torch.tensor([[True, False, False, False], [True, True, True, True]])
+    logprobs = torch.full((2, 4), -1.0, requires_grad=True)
+    loss(logprobs, torch.ones(2, 4), two).backward()
+    return [tuple(-push if there else None for push, there in zip(*row, strict=True)) for row in
+            zip(logprobs.grad.tolist(), two.tolist(), strict=True)]
+
+
+show.table([("one word", *pushes(given_loss)[0]), ("four words", *pushes(given_loss)[1])],
+           ["text", "word 1", "word 2", "word 3", "word 4"], caption="How hard the given loss pushes")
+
+
+# %% tags=["exercise"]
+def my_loss(logprobs, weights, mask):
+    """A scalar whose gradient is minus the policy gradient estimate, a mean over episodes."""
+    ### BEGIN SOLUTION
+    return -torch.where(mask, weights * logprobs, 0.0).sum(1).mean()
+    ### END SOLUTION
+
+
+# %%
+my_loss = check("04.3", my_loss)
+
+# %% [markdown]
+# What does the given loss climb, if not J? With one score $R$ at the end, each text's update is
+# $\tfrac{R}{T} \nabla\log\pi(\text{text})$: the gradient of $\mathbb{E}[R/T]$, the score **per word**. Section 6
+# shows what that leads to; in lesson 13 you will meet a famous algorithm that divides by the length in this way.
+
+# %%
+task = reviews.micro_mdp(horizon=4)
+per_word = mdp.TokenMDP(task.actions, 4, lambda texts, taken: task.reward(texts, taken) / taken.sum(1), eos=task.eos)
+free = theta.clone().requires_grad_()
+climbs = {name: torch.autograd.grad(mdp.exact_objective(each, one_softmax(free)), free)[0]
+          for name, each in {"∇J": task, "∇E[R/T]": per_word}.items()}
+to_go = estimators.reward_to_go(mdp.episode_rewards(task, words, mask, torch.float64), mask)
+rows = []
+for name, loss in {"given loss": given_loss, "repaired": my_loss}.items():
+    logprobs = mdp.action_logprobs(task, one_softmax(free), words, mask)
+    each_as_likely_as_it_is = to_go * (len(p) * p)[:, None]  # so that a plain mean over all texts is the exact mean
+    (g,) = torch.autograd.grad(-loss(logprobs, each_as_likely_as_it_is, mask), free)
+    rows.append((name, *((g - exact).norm().item() for exact in climbs.values())))
+show.table(rows, ["expected step", *[f"distance from {name}" for name in climbs]])
+assert rows[0][2] < 1e-9 < rows[0][1] and rows[1][1] < 1e-9
+
+# %% [markdown]
+# ## 4 · The smallest complete REINFORCE
+#
+# One word to choose out of five, worth −1 to 1; two samples a step, a hundred steps. Everything that makes REINFORCE
+# delicate is there: the policy decides what it gets to see.
+
+
+# %%
+def final_objectives(learning_rate, seeds=range(4), steps=100, batch=2):
+    """J after REINFORCE from the uniform policy, one number a seed."""
+    worth, finals = torch.tensor([-1.0, -0.5, 0.0, 0.5, 1.0]), []
+    for seed in seeds:
+        generator, logits = torch.Generator().manual_seed(seed), torch.zeros(5)
+        for _ in range(steps):
+            probs = logits.softmax(0)
+            drawn = torch.multinomial(probs, batch, replacement=True, generator=generator)
+            ascent = torch.nn.functional.one_hot(drawn, 5) - probs  # ∇ log π of what was drawn
+            logits = logits + learning_rate * (worth[drawn, None] * ascent).mean(0)
+        finals.append((logits.softmax(0) @ worth).item())
+    return finals
+
+
+for learning_rate in (0.01, 0.1, 10.0):
+    finals = final_objectives(learning_rate)
+    print(f"learning rate {learning_rate:5}: J after 100 steps {', '.join(f'{j:5.2f}' for j in finals)}")
+
+# %% [markdown]
+# Too small a step goes nowhere. Too large a step settles on whatever came up early: then the policy never again tries
+# anything else, and no gradient can tell it what it misses.
+
+# %% [markdown]
+# **Exercise 04.4 · A step that is neither timid nor rash** (experiment · difficulty ●●○○○ · importance ●●●○○ · 10 min)
+#
+# Find a learning rate with which the mean of J after 100 steps is above **0.93**, by the lower end of its 95 %
+# interval. The check judges it on 16 seeds of its own. How confident are you before you ask it?
+
+# %% tags=["exercise"]
+learning_rate = (
+    ### BEGIN SOLUTION
+    0.5
+    ### END SOLUTION
+)
+
+# %%
+learning_rate = check("04.4", learning_rate)
+mean, low, high = runs.mean_interval(final_objectives(learning_rate, seeds=range(16)))
+print(f"learning rate {learning_rate}: J = {mean:.3f}, 95 % interval {low:.3f} to {high:.3f} (16 seeds)")
+
+# %% [markdown]
+# ## 5 · REINFORCE on real text, before 2018
+#
+# The lecture: until about 2018, almost all "RL" in language processing was Monte Carlo policy gradient with the whole
+# text as **one action**: one score, the same weight for every token, no KL, no reference. Do that. The policy is the
+# tiny language model after supervised fine-tuning on positive reviews; the prompts are openings of negative ones; the
+# score is VADER's, a lexicon that adds up good and bad words. The learning rate is high, as impatience suggests.
+#
+# > **Predict before you run.** The score will rise. Two more gauges: the **perplexity** of the new texts under the policy
+# > that training started from, and **distinct-2**, the share of word pairs that are not repeats. Where will they go?
+
+# %%
+policy, start = stages.sft_policy(), stages.sft_policy()
+vader, diary = rewards.vader(), []  # diary: what was written at each step, and its scores
+
+
+def score_and_remember(texts):
+    """VADER's score of each text; keeps the texts."""
+    diary.append((texts, vader(texts)))
+    return diary[-1][1]
+
+
+began = time.perf_counter()
+config = dataclasses.replace(results.NO_BRAKES, seed=4)
+reinforce.train(policy, reviews.openings("train"), score_and_remember, config, baseline=reinforce.no_baseline)
+print(f"{config.steps} steps of {len(diary[0][0])} texts in {time.perf_counter() - began:.0f} s")
+
+# %% [markdown]
+# `reinforce.train` is the loop of this lesson and nothing else: sample, score, reward-to-go, loss, step (read it in
+# `rlhf_lib/algorithms/reinforce.py`). Here are three texts at four times of the run.
+
+# %%
+times = [0, config.steps // 3, 2 * config.steps // 3, config.steps - 1]
+for step in times:
+    texts, scores = diary[step]
+    show.text_samples(texts.prompts()[:9:4], {f"step {step}": texts.completions()[:9:4]},
+                      {f"step {step}": scores[:9:4].tolist()})
+
+# %% [markdown]
+# One run is an anecdote. Four more, with other seeds, were stored by `python -m rlhf_lib.course.results 04`; here is
+# yours among them.
+
+# %%
+stored = results.load("04_reinforce")
+yours = results.gauges(diary, start)
+fig, axes = show.new_figure("step", panels=3, size=(10, 3.2))
+for ax, name in zip(axes, yours, strict=True):
+    for i, curve in enumerate([*stored[name], yours[name]]):
+        mine = i == len(stored[name])
+        ax.plot(curve, color=show.PALETTE[1] if mine else "#888888", linewidth=2.5 if mine else 1)
+    ax.set_title(name, loc="left")
+axes[1].set_yscale("log")
+show.figure(fig, alt="In all five runs the score rises towards 1, perplexity leaves the start's level, distinct-2 falls.")

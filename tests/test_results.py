@@ -1,0 +1,45 @@
+"""Stored results: complete, and made again by the command that they name."""
+
+import json
+
+import pytest
+
+from rlhf_lib.course import results
+from rlhf_lib.paths import data_dir
+
+
+@pytest.mark.parametrize("lesson", sorted(results.MAKERS))
+def test_stored_results_say_what_made_them_and_cover_every_seed(lesson):
+    name, _ = results.MAKERS[lesson]
+    stored = json.loads((data_dir() / "results" / f"{name}.json").read_text(encoding="utf-8"))
+    assert stored["made"]["command"] == f"python -m rlhf_lib.course.results {lesson}"
+    assert stored["made"]["seeds"] == list(results.SEEDS)
+    assert len(stored["seeds"]) == len(results.SEEDS) >= 4
+    assert {"machine", "torch"} <= stored["made"].keys()
+
+
+def test_load_puts_the_seeds_side_by_side(tmp_path, monkeypatch):
+    (tmp_path / "results").mkdir()
+    seeds = [{"a": 1.0, "b": {"c": [1, 2]}}, {"a": 2.0, "b": {"c": [3, 4]}}]
+    (tmp_path / "results" / "99_x.json").write_text(json.dumps({"made": {}, "seeds": seeds}), encoding="utf-8")
+    monkeypatch.setattr(results, "data_dir", lambda: tmp_path)
+    assert results.load("99_x") == {"a": [1.0, 2.0], "b": {"c": [[1, 2], [3, 4]]}, "made": {}}
+    with pytest.raises(FileNotFoundError, match="course.results 98"):
+        results.load("98_y")
+
+
+def test_making_stores_one_entry_a_seed(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "data_dir", lambda: tmp_path)
+    monkeypatch.setitem(results.MAKERS, "99", ("99_x", lambda seed: {"value": seed / 3}))
+    results.make("99")
+    assert results.load("99_x")["value"] == [0.0, 0.333333, 0.666667, 1.0]
+
+
+@pytest.mark.slow
+def test_one_seed_of_lesson_10_comes_out_the_same_again(rated):
+    """To the digit on the same platform; elsewhere rounding grows with every update, so only the outcome is compared."""
+    stored, again = results.load("10_rlhf"), results.rlhf(0)
+    assert again["curve_reward"][0] == pytest.approx(stored["curve_reward"][0][0], abs=0.05)
+    spread = max(stored["RLHF"]["judge"]) - min(stored["RLHF"]["judge"])
+    assert again["RLHF"]["judge"] == pytest.approx(stored["RLHF"]["judge"][0], abs=max(0.3, 2 * spread))
+    assert again["RLHF"]["judge"] > again["SFT"]["judge"]
