@@ -7,7 +7,8 @@ roll-out was sampled with must be those that the update computes again. Weights 
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -239,6 +240,37 @@ def as_policy(model: Policy, prompt: str | list[int], mdp: TokenMDP, batch_size:
         return torch.cat(parts)
 
     return policy
+
+
+@contextmanager
+def dropout(model: nn.Module, rate: float, seed: int) -> Iterator[None]:
+    """Train with dropout inside the block: on the word vectors and on what each layer adds to the stream.
+
+    Drawn from `seed` and nothing else, so that a resumed step drops what it would have dropped. Afterwards the model
+    is in eval mode and torch's global generator where it was. Models with dropout of their own use that too. Rate 0
+    is no dropout at all.
+    """
+    if rate == 0:
+        yield
+        return
+
+    def drop(module: nn.Module, inputs: tuple, output):
+        if isinstance(output, tuple):
+            return (nn.functional.dropout(output[0], rate), *output[1:])
+        return nn.functional.dropout(output, rate)
+
+    layers = getattr(model.lm.get_decoder(), "layers", [])
+    parts = [getattr(layer, name, None) for layer in layers for name in ("self_attn", "mlp")]
+    hooks = [part.register_forward_hook(drop) for part in (model.lm.get_input_embeddings(), *parts) if part is not None]
+    nn.Module.train(model)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            model.eval()
+            for hook in hooks:
+                hook.remove()
 
 
 def encode_prompt(tokenizer, prompt: str | list[int]) -> list[int]:

@@ -88,7 +88,7 @@ def rankings_from_ratings(
     block: Sequence[int] | None = None,
     repeats: int = 1,
 ) -> list[Ranking]:
-    """Rankings of `group_size` texts each, by what people rated them. Every text is in one group at most; the rest is left.
+    """Rankings of `group_size` texts each, by what people rated them. A text is in one group at most.
 
     Args:
         texts, ratings: [N] texts and the ratings of each one's panel.

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from rlhf_lib import reviews
 from rlhf_lib.metrics import bits_per_character
-from rlhf_lib.models import Policy, load_model
+from rlhf_lib.models import Policy, dropout, load_model
 from rlhf_lib.runs import Run, generator, write_text
 
 VOCABULARY, WIDTH, LAYERS = 8192, 256, 4
@@ -99,18 +99,6 @@ def smollm2_vectors(tokenizer, spread: float = 0.04) -> tuple[Tensor, Tensor]:
     return projected * (spread / projected.std()), known
 
 
-def add_dropout(model: nn.Module) -> None:
-    """Dropout on the word vectors and on what each block adds, in training only; nothing of it is saved."""
-
-    def drop(module, inputs, output):
-        if isinstance(output, tuple):
-            return (F.dropout(output[0], DROPOUT, module.training), *output[1:])
-        return F.dropout(output, DROPOUT, module.training)
-
-    for module in [model.model.embed_tokens, *(part for block in model.model.layers for part in (block.self_attn, block.mlp))]:
-        module.register_forward_hook(drop)
-
-
 def batches(rows: list[list[int]], seed: int) -> list[list[list[int]]]:
     """Shuffled batches of sentences of similar length, so that little padding is computed."""
     random = generator(seed)
@@ -137,9 +125,8 @@ def pretrain(folder: Path, workdir: Path) -> None:
     own, other = training_texts()
     tokenizer = make_tokenizer(own + other)
     torch.manual_seed(0)
-    model, average = make_model(tokenizer), None
-    average = Policy(make_model_like(model), tokenizer, name="tiny")
-    add_dropout(model)
+    model = make_model(tokenizer)
+    student, average = (Policy(lm, tokenizer, name="tiny") for lm in (model, make_model_like(model)))
     encode = lambda texts: [[*row, tokenizer.eos_token_id] for row in tokenizer(texts)["input_ids"]]  # noqa: E731
     own_rows, other_rows = encode(own), encode(other)
     plan = [batch for epoch in range(MIXED_EPOCHS) for batch in batches(own_rows + other_rows, epoch)]
@@ -155,14 +142,13 @@ def pretrain(folder: Path, workdir: Path) -> None:
     )
     run = Run(workdir, checkpoint_every=200)
     run.track(model=model, average=average, optimizer=optimizer)
-    model.train()
     for step in run.steps(len(plan)):
         began = time.perf_counter()
-        torch.manual_seed(step)  # dropout: a function of the step, so that a resumed run goes on the same way
         progress = step / len(plan)
         for group in optimizer.param_groups:
             group["lr"] = LR * min(1.0, (step + 1) / WARMUP) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
-        loss = next_token_loss(model, plan[step])
+        with dropout(student, DROPOUT, seed=step):
+            loss = next_token_loss(model, plan[step])
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -170,7 +156,11 @@ def pretrain(folder: Path, workdir: Path) -> None:
         with torch.no_grad():
             decay = min(AVERAGE, (1 + step) / (10 + step))
             torch._foreach_lerp_(list(average.lm.parameters()), list(model.parameters()), 1 - decay)
-        metrics = {"loss": loss, "tokens": sum(len(row) - 1 for row in plan[step]), "seconds": time.perf_counter() - began}
+        metrics = {
+            "loss": loss,
+            "tokens": sum(len(row) - 1 for row in plan[step]),
+            "seconds": time.perf_counter() - began,
+        }
         if (step + 1) % 200 == 0 or step + 1 == len(plan):
             metrics["validation_bits_per_character"] = bits_per_character(average, validation)
             print(step + 1, len(plan), metrics["validation_bits_per_character"], flush=True)
@@ -181,7 +171,7 @@ def pretrain(folder: Path, workdir: Path) -> None:
 
 
 def make_model_like(model: nn.Module) -> nn.Module:
-    """A copy with the same weights, made before dropout is added."""
+    """A copy with the same weights."""
     copy = type(model)(model.config)
     copy.load_state_dict(model.state_dict())
     return copy
@@ -196,7 +186,9 @@ def store(policy: Policy, folder: Path) -> None:
 def report(run: Run, own: int, other: int) -> dict:
     """What the model card says, measured: the stored file on held-out blocks, and how it was trained."""
     stored, data = load_model("tiny"), reviews.load()
-    held_out = {split: bits_per_character(stored, [data.texts[i] for i in data.rows(split)]) for split in ("validation", "test")}
+    held_out = {
+        split: bits_per_character(stored, [data.texts[i] for i in data.rows(split)]) for split in ("validation", "test")
+    }
     return {
         "command": "python -m rlhf_lib.pretrain data/tiny",
         "bits_per_character": {split: round(value, 4) for split, value in held_out.items()},
@@ -205,7 +197,8 @@ def report(run: Run, own: int, other: int) -> dict:
         "steps": len(run.history),
         "tokens": sum(run.column("tokens")),
         "seconds": round(sum(run.column("seconds"))),
-        "machine": f"{torch.get_num_threads()} CPU threads, {platform.system()} {platform.machine()}, torch {torch.__version__}",
+        "machine": f"{torch.get_num_threads()} CPU threads, {platform.system()} {platform.machine()}",
+        "torch": torch.__version__,
         "curve": [
             [row["step"] + 1, round(row["validation_bits_per_character"], 4)]
             for row in run.history

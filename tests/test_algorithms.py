@@ -287,7 +287,7 @@ def test_sft_imitates_its_demonstrations():
 def test_a_reward_model_learns_rankings(loss):
     rankings = MICRO_RANKINGS if loss == "bradley_terry" else [r for r in MICRO_RANKINGS if len(r.texts) == 2]
     rm = load_reward_model("micro", device="cpu")
-    config = reward_model.Config(epochs=20, batch_size=4, lr=1e-2, loss=loss)
+    config = reward_model.Config(epochs=20, batch_size=4, lr=1e-2, dropout=0.0, loss=loss)
     run = reward_model.train(rm, rankings, config, quiet())
     assert run.history[-1]["accuracy"] == 1 and run.history[-1]["loss"] < 0.2
     scores = rm.score_texts(["awful but great", "awful and bad", "awful"]).tolist()
@@ -306,9 +306,24 @@ def test_a_batch_of_rankings_is_every_decided_pair():
     ]
     pairs = [("bad", "a"), ("bad", "a bad"), ("a good movie", "movie")]
     gaps = torch.stack([rm.score_texts([better]) - rm.score_texts([worse]) for better, worse in pairs])
-    run = reward_model.train(rm, rankings, reward_model.Config(batch_size=3), quiet())
+    run = reward_model.train(rm, rankings, reward_model.Config(batch_size=3, dropout=0.0), quiet())
     assert run.history[0]["loss"] == pytest.approx(torch.log1p((-gaps).exp()).mean().item(), rel=1e-4)
     assert run.history[0]["accuracy"] == pytest.approx((gaps > 0).float().mean().item())
+
+
+@pytest.mark.parametrize("loss", ["bradley_terry", "plackett_luce"])
+def test_rankings_of_the_same_texts_are_learnt_together(loss):
+    texts, other = ("a", "bad", "a bad"), ("movie", "a movie", "good")
+    first, second, third = Ranking(texts, (1, 0, 2)), Ranking(texts, (0, 2, 1)), Ranking(other, (0, 1, 0))
+    config = reward_model.Config(batch_size=2, dropout=0.0, loss=loss)
+    together = reward_model.train(reward_model_of("llama"), [first, third, second], config, quiet())
+    losses = [
+        reward_model.train(reward_model_of("llama"), [ranking], config, quiet()).history[0]["loss"]
+        for ranking in (first, second, third)
+    ]
+    weights = [3, 3, 2] if loss == "bradley_terry" else [1, 1, 1]  # a mean over pairs, or over rankings
+    wanted = sum(w * x for w, x in zip(weights, losses, strict=True)) / sum(weights)
+    assert together.history[0]["loss"] == pytest.approx(wanted, rel=1e-4) and len(together.history) == 1
 
 
 def test_ties_teach_nothing_and_a_single_batch_teaches():

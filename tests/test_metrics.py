@@ -1,63 +1,57 @@
-"""Bits per character, perplexity, variety: on models whose answer is known."""
+"""Measures of a policy's doubt, on models small enough to know the answer."""
 
-import dataclasses
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
-from small_models import KINDS, mixed, policy_of, tokenizer_of, unbatched
+from small_models import KINDS, policy_of
 
-from rlhf_lib.metrics import bits_per_character, distinct_n, perplexity
+from rlhf_lib import metrics
+from rlhf_lib.models import load_model
 
-TEXTS = ["a good movie", "bad", "a bad bad movie"]
+TEXTS = ["good", "not very good and awful but great", "dull and bad"]
 
 
-def uniform(kind):
-    policy = policy_of(kind)
-    with torch.no_grad():
-        policy.lm.get_output_embeddings().weight.zero_()
-    return policy
+def test_a_policy_with_equal_logits_considers_every_token_in_every_state():
+    policy = load_model("micro")
+    torch.nn.init.zeros_(policy.lm.get_output_embeddings().weight)
+    found = metrics.entropies(policy, TEXTS)
+    assert [len(row) for row in found] == [2, 8, 4]  # a state before each word and one before the end
+    assert torch.cat(found).exp().tolist() == pytest.approx([policy.vocabulary] * 14, rel=1e-5)
+    summary = metrics.buttons_considered(policy, TEXTS)
+    assert list(summary) == ["typical", "tenth", "ninetieth"]
+    assert list(summary.values()) == pytest.approx([policy.vocabulary] * 3, rel=1e-4)
+
+
+class HalfAndQuarters:
+    """One half, a quarter and a quarter, whatever came before; all other tokens are impossible."""
+
+    device, lm = torch.device("cpu"), SimpleNamespace(config=None)
+
+    def __init__(self):
+        self.tokenizer = load_model("micro").tokenizer
+
+    def __call__(self, ids, attention_mask, last):
+        logits = torch.full((len(ids), last, len(self.tokenizer)), -torch.inf)
+        logits[..., 2:5] = torch.tensor([0.5, 0.25, 0.25]).log()
+        return logits, None
+
+
+def test_impossible_tokens_add_nothing():
+    (entropy,) = metrics.entropies(HalfAndQuarters(), ["good"])
+    assert entropy.tolist() == pytest.approx([1.5 * math.log(2)] * 2)
+    assert metrics.buttons_considered(HalfAndQuarters(), ["good"])["typical"] == pytest.approx(2**1.5)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_bits_of_a_model_that_knows_nothing(kind):
-    tokens = sum(len(tokenizer_of(kind)(t, add_special_tokens=False)["input_ids"]) + 1 for t in TEXTS)  # + end token
-    wanted = tokens * math.log2(24) / sum(map(len, TEXTS))
-    assert bits_per_character(uniform(kind), TEXTS) == pytest.approx(wanted, rel=1e-6)
+def test_neighbours_in_the_batch_change_nothing(kind):
+    policy, texts = policy_of(kind), ["a bad movie a bad movie", "a", "a good movie"]
+    alone = [metrics.entropies(policy, [text])[0] for text in texts]
+    for a, b in zip(metrics.entropies(policy, texts, batch_size=2), alone, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@torch.no_grad()
-def test_bits_are_those_of_the_texts_one_by_one(kind):
-    policy, nats = policy_of(kind), 0.0
-    for text in TEXTS:
-        start = 1 if kind == "llama" else 2  # the start token, or the end token where the tokenizer adds none
-        row = [start, *tokenizer_of(kind)(text, add_special_tokens=False)["input_ids"], 2]
-        logprobs = unbatched(policy, row)[0].double().log_softmax(-1)
-        nats -= sum(logprobs[i, token].item() for i, token in enumerate(row[1:]))
-    wanted = nats / math.log(2) / sum(map(len, TEXTS))
-    assert bits_per_character(policy, TEXTS) == pytest.approx(wanted, rel=1e-5)
-    assert bits_per_character(policy, TEXTS[::-1], batch_size=2) == pytest.approx(wanted, rel=1e-5)
-    with pytest.raises(ValueError, match="no text"):
-        bits_per_character(policy, [])
-
-
-def test_perplexity_is_at_temperature_1_whatever_the_rollout_was_sampled_at():
-    policy = policy_of("gpt2")
-    may = torch.arange(24) > 1
-    rollout = mixed(policy, temperature=1.7, action_mask=lambda ids, *_: may.expand(len(ids), -1))
-    total = 0.0
-    for row, sequence in enumerate(rollout.sequences()):
-        logprobs = unbatched(policy, sequence)[0].double().log_softmax(-1)
-        start = int(rollout.prompt_mask[row].sum())
-        total += sum(logprobs[t - 1, sequence[t]].item() for t in range(start, len(sequence)))
-    assert perplexity(policy, rollout) == pytest.approx(math.exp(-total / int(rollout.mask.sum())), rel=1e-5)
-    assert perplexity(uniform("gpt2"), dataclasses.replace(rollout)) == pytest.approx(24, rel=1e-5)
-
-
-def test_distinct_n():
-    assert distinct_n(["a b a b"], n=1) == 0.5
-    assert distinct_n(["a b a b"], n=2) == pytest.approx(2 / 3)
-    assert distinct_n(["a b", "a b"]) == 0.5 and distinct_n(["a b", "c d"]) == 1
-    assert distinct_n(["a b", "c"]) == 1  # no pair runs from one text into the next
-    assert math.isnan(distinct_n(["a", ""]))
+def test_an_empty_text_is_refused():
+    with pytest.raises(ValueError, match="empty"):
+        metrics.entropies(load_model("micro"), ["good", ""])

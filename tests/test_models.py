@@ -20,6 +20,7 @@ from rlhf_lib.models import (
     TablePolicy,
     as_policy,
     choose_device,
+    dropout,
     encode_prompt,
     load_model,
     load_reward_model,
@@ -108,6 +109,25 @@ def test_dropout_is_off_even_after_train(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_dropout_is_on_where_it_is_asked_for_and_nowhere_else(kind):
+    rm = reward_model_of(kind)
+    plain, state = rm.score_ids(ROWS), torch.get_rng_state()
+
+    def dropped(rate, seed):
+        with dropout(rm, rate, seed):
+            return rm.score_ids(ROWS)
+
+    assert torch.equal(dropped(0.3, seed=1), dropped(0.3, seed=1))
+    assert (dropped(0.3, seed=1) - dropped(0.3, seed=2)).abs().max() > 1e-3
+    assert torch.equal(dropped(0.0, seed=1), plain)
+    with pytest.raises(ZeroDivisionError), dropout(rm, 0.5, seed=1):
+        1 / 0  # noqa: B018
+    assert torch.equal(rm.score_ids(ROWS), plain) and not any(module.training for module in rm.modules())
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_bf16_is_autocast_over_float32_weights(kind, tmp_path):
     policy = load_model(folder_of(kind, tmp_path), dtype=torch.bfloat16, value_head=True)
     rollout = sample(policy, ["a good", "bad"], max_new_tokens=4, generator=torch.Generator().manual_seed(0))
@@ -191,6 +211,7 @@ def test_a_reward_model_reads_the_end_token_after_the_last_real_one(kind):
         wanted = hidden @ rm.head.weight[0] + rm.head.bias[0]
         assert got.item() == pytest.approx(wanted.item(), abs=1e-5)
     assert torch.equal(rm.score_ids([[*row, 2] for row in rows]), scores)  # one end token, never two
+    torch.testing.assert_close(rm.score_ids(rows, chunk=2), scores, atol=1e-5, rtol=0)
     rm.tokenizer = types.SimpleNamespace(eos_token_id=2, pad_token_id=17)
     assert torch.equal(rm.score_ids(rows), scores)
 
@@ -202,7 +223,7 @@ def test_a_text_scores_the_same_alone_and_among_others(kind):
     texts = ["a good movie", "bad", "a", "a bad bad movie a bad", "a good movie"]
     together = rm.score_texts(texts)
     torch.testing.assert_close(together, torch.cat([rm.score_texts([t]) for t in texts]), atol=1e-5, rtol=0)
-    torch.testing.assert_close(together, rm.score_texts(texts, batch_size=2), atol=1e-5, rtol=0)
+    torch.testing.assert_close(together, rm.score_ids(rm.encode(texts), chunk=2), atol=1e-5, rtol=0)
     assert (together[0] - together[1]).abs() > 1e-3
 
 

@@ -27,6 +27,7 @@ FIGURES = {
     "reliability": lambda: show.reliability(torch.linspace(0, 1, 100), torch.ones(100)),
     "histogram": lambda: show.histogram({"base": [1.0, 2.0, 2.0], "RLHF": [3.0, 3.0]}, "score"),
     "words": lambda: show.words_under_sentence(["not", "good"], {"value": [0.1, -0.5], "advantage": [1, 2]}),
+    "counts of words": lambda: show.words_under_sentence(["not", "good"], [12.3, 4567.8], spec=",.0f", log=True),
     "heat map": lambda: show.heat_map([[1.0, 2.0], [3.0, 4.0]], ["a", "b"], ["c", "d"]),
 }
 

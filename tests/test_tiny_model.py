@@ -66,7 +66,9 @@ def test_its_completions_end_and_differ(tiny):
 
 def test_the_card_quotes_the_record(record):
     card = (FOLDER / "README.md").read_text(encoding="utf-8")
-    quoted = {name: float(value.replace(",", "")) for name, value in re.findall(r"^\| ([a-z ]+) \| ([\d.,]+)", card, re.M)}
+    quoted = {
+        name: float(value.replace(",", "")) for name, value in re.findall(r"^\| ([a-z ]+) \| ([\d.,]+)", card, re.M)
+    }
     assert quoted["test bits per character"] == record["bits_per_character"]["test"]
     assert quoted["validation bits per character"] == record["bits_per_character"]["validation"]
     assert quoted["parameters"] == record["parameters"]

@@ -15,8 +15,8 @@
 # **What exactly is the decision problem that a language model solves when it writes, and how big is it?**
 #
 # Reinforcement learning is about an agent that takes actions in an environment. Where are these when a model writes a
-# film review? This lesson takes the lecture's 6-tuple apart on real text, computes its objective exactly and by sampling,
-# and counts the buttons on the controller.
+# film review? This lesson takes the lecture's 6-tuple apart on real text, computes its objective exactly and by
+# sampling, and counts the buttons on the controller.
 #
 # After it you can
 # - name states, actions, transitions, reward, discount and horizon of any text task, and step through one by hand;
@@ -41,8 +41,9 @@ print(f"{sum(p.numel() for p in policy.parameters()):,} weights; {policy.vocabul
 # %% [markdown]
 # ## 1 · Six things make an MDP
 #
-# The lecture: *language generation is a token-level Markov decision process, a 6-tuple* $\langle S, A, T, R, \gamma, K
-# \rangle$. We use its running task: *make as positive a movie review as possible, no matter how negatively it starts.*
+# The lecture: *language generation is a token-level Markov decision process, a 6-tuple*
+# $\langle S, A, T, R, \gamma, K \rangle$. We use its running task: *make as positive a movie review as possible, no
+# matter how negatively it starts.*
 #
 # | | the lecture says | here |
 # |---|---|---|
@@ -68,13 +69,13 @@ assert policy.vocabulary == len(tokenizer) == 8192 and END in range(8192)
 assert len(tokenizer(" movie", add_special_tokens=False)["input_ids"]) == 1 < len(pieces)
 
 # %% [markdown]
-# A button is a *token*: a frequent word with the space before it, or a piece of a rare one. So a rare word is a sequence
-# of decisions. The lecture says "words"; read "tokens". Ending the text is a button like any other.
+# A button is a *token*: a frequent word with the space before it, or a piece of a rare one. So a rare word is a
+# sequence of decisions. The lecture says "words"; read "tokens". Ending the text is a button like any other.
 #
 # ### $S$ and $T$: append, and nothing else
 #
-# A state is a list of tokens and a transition appends one. No dice are rolled by this environment: all the chance is in
-# the policy.
+# A state is a list of tokens and a transition appends one. No dice are rolled by this environment: all the chance is
+# in the policy.
 
 # %%
 START = models.encode_prompt(tokenizer, reviews.LECTURE_OPENING)
@@ -100,8 +101,9 @@ assert transition(START, dot)[:-1] == START and not over(START) and over(transit
 # %% [markdown]
 # ### Why *Markov*?
 #
-# Markov means: the state alone decides what can happen next, the past adds nothing. Text has a long memory, so how can it
-# be Markov? *Predict: let the state be the last word only. Would that do?*
+# Markov means: the state alone decides what can happen next, the past adds nothing. Text has a long memory, so how
+# can it be Markov? *Predict: let the state be the last word only. Would that do?*
+
 
 # %%
 @torch.no_grad()
@@ -119,21 +121,25 @@ assert distance > 0.1
 
 # %% [markdown]
 # The last word alone will not do: what comes next depends on what came before it. Text is Markov because the state is
-# *everything so far*. That is free, since appending forgets nothing; the price is that no state is ever visited twice in
-# an episode, and hardly one in a lifetime. That is why lesson 02 has to talk about values of states never seen.
+# *everything so far*. That is free, since appending forgets nothing; the price is that no state is ever visited twice
+# in an episode, and hardly one in a lifetime. That is why lesson 02 has to talk about values of states never seen.
 #
 # ### $\pi$: a distribution, not a choice
 #
-# > **A slip on the slide.** It says "find policy $\pi_\theta : S \to A$". A function to $A$ names *one* action for each
-# > state. What a language model has is a *distribution* over actions, $\pi_\theta(a \mid s)$; it is what we sample from,
-# > and what policy gradients differentiate.
+# > **A slip on the slide.** It says "find policy $\pi_\theta : S \to A$". A function to $A$ names *one* action for
+# > each state. What a language model has is a *distribution* over actions, $\pi_\theta(a \mid s)$; it is what we
+# > sample from, and what policy gradients differentiate.
 #
 # *Predict: four texts from the function "take the likeliest token", and four from the distribution. How many differ?*
 
 # %%
 greedy = rollout.sample(policy, [reviews.LECTURE_OPENING], max_new_tokens=K, samples_per_prompt=4, temperature=0)
 drawn = rollout.sample(
-    policy, [reviews.LECTURE_OPENING], max_new_tokens=K, samples_per_prompt=4, generator=torch.Generator().manual_seed(0)
+    policy,
+    [reviews.LECTURE_OPENING],
+    max_new_tokens=K,
+    samples_per_prompt=4,
+    generator=torch.Generator().manual_seed(0),
 )
 rows = zip(greedy.completions(), drawn.completions(), strict=True)
 show.table([(i + 1, a, b) for i, (a, b) in enumerate(rows)], ["", "S → A (greedy)", "a distribution (sampled)"])
@@ -142,16 +148,17 @@ assert abs(pi(START).sum().item() - 1) < 1e-4 and pi(START).min() > 0
 assert len(set(greedy.completions())) == 1 and len(set(drawn.completions())) > 1
 
 # %% [markdown]
-# The first tells you one thing four times. Learning from one's own attempts needs attempts that differ, so exploration
-# comes with the distribution.
+# The first tells you one thing four times. Learning from one's own attempts needs attempts that differ, so
+# exploration comes with the distribution.
 #
 # ### $R$: somebody has to judge
 #
 # Lesson 09 trains a reward model on people's preferences. Today a cruder judge will do, made of the same people's
-# ratings, −4 to +4, of 6,345 sentences: a word's *opinion* is the mean rating of the sentences that contain it, and a text's score
-# adds up the opinions of its words.
+# ratings, −4 to +4, of 6,345 sentences: a word's *opinion* is the mean rating of the sentences that contain it, and a
+# text's score adds up the opinions of its words.
 #
 # *Predict: will it notice the difference between the lecture's bad completion and its good ones?*
+
 
 # %%
 def words_of(text):
@@ -172,12 +179,19 @@ def score(text):
 
 
 endings = [("", "the opening"), *((c, kind) for kind, cs in reviews.LECTURE_COMPLETIONS.items() for c in cs)]
-show.table([(kind, c or reviews.LECTURE_OPENING, score(f"{reviews.LECTURE_OPENING}. {c}")) for c, kind in endings],
-           ["", "text", "score"], formats={"score": "+.2f"})
+show.table(
+    [(kind, c or reviews.LECTURE_OPENING, score(f"{reviews.LECTURE_OPENING}. {c}")) for c, kind in endings],
+    ["", "text", "score"],
+    formats={"score": "+.2f"},
+)
+judged = {
+    kind: [score(f"{reviews.LECTURE_OPENING}. {c}") for c in cs] for kind, cs in reviews.LECTURE_COMPLETIONS.items()
+}
+assert max(judged["bad"]) < min(judged["good"])
 
 # %% [markdown]
-# It does not understand a sentence; it cannot even tell "not good" from "good". But does it agree with people? We ask on
-# sentences whose ratings it has not seen.
+# It does not understand a sentence; it cannot even tell "not good" from "good". But does it agree with people? We ask
+# on sentences whose ratings it has not seen.
 
 # %%
 held_out = reviews.load().subset("validation")
@@ -192,8 +206,9 @@ assert 0.6 < agreement < 0.8  # nothing here is drawn at random
 #
 # ### One episode, step by step
 #
-# The reward of an action is 0 until the text is over; then it is the score of the whole. Read the loop: it is the whole
-# of "an agent acts in an environment".
+# The reward of an action is 0 until the text is over; then it is the score of the whole. Read the loop: it is the
+# whole of "an agent acts in an environment".
+
 
 # %%
 def reward(state, action):
@@ -217,9 +232,10 @@ assert all(r == 0 for r in rewards_seen[:-1]) and len(episode) <= K
 # %% [markdown]
 # ### Your turn: be the policy
 #
-# The buttons are the policy's favourites at this point, with its probabilities; any other word can be typed (a word of
-# several tokens is several actions to the model; here it is one click). Ending is a button too. *Can you
-# finish above +1? How improbable was your text to the model?*
+# The buttons are the policy's favourites at this point, with its probabilities; any other word can be typed (a word
+# of several tokens is several actions to the model; here it is one click). Ending is a button too. *Can you finish
+# above +1? How improbable was your text to the model?*
+
 
 # %%
 def next_words(text, shown=8):
@@ -238,8 +254,8 @@ stepper
 # <details><summary>Optional: a better judge, lesson 09's reward model</summary>
 #
 # `rm = stages.panel_reward_model()` trains it on first use (a few minutes on a slow machine) and keeps it. Then pass
-# `lambda text: rm.score_texts([text.removesuffix("<end>")]).item()` as the stepper's score. It reads word order, so "not
-# good" costs you.
+# `lambda text: rm.score_texts([text.removesuffix("<end>")]).item()` as the stepper's score. It reads word order, so
+# "not good" costs you.
 #
 # </details>
 #
@@ -249,8 +265,8 @@ stepper
 #
 # $$G = \sum_{t=0}^{T-1} \gamma^t\, r_t , \qquad T \le K \text{ the number of actions.}$$
 #
-# > **A slip on the slide.** It sums from $t=0$ to $K$. That is $K+1$ terms, an action more than "max sentence length $K$"
-# > allows. With $K$ actions the last one is taken at $t = K-1$.
+# > **A slip on the slide.** It sums from $t=0$ to $K$. That is $K+1$ terms, an action more than "max sentence length
+# > $K$" allows. With $K$ actions the last one is taken at $t = K-1$.
 
 # %%
 gamma = 0.9
@@ -263,13 +279,14 @@ assert len(range(0, K + 1)) == K + 1 and len(range(0, K)) == K  # the slide's su
 # %% [markdown]
 # With one reward at the end, $G = \gamma^{T-1} R$. Remember this line for section 4.
 #
-# In batches, episodes of different lengths share a table `[batch, time]`, and `mask` is True where an action was taken.
-# What stands elsewhere is padding and may be anything.
+# In batches, episodes of different lengths share a table `[batch, time]`, and `mask` is True where an action was
+# taken. What stands elsewhere is padding and may be anything.
 #
 # **Exercise 01.1 · The discounted return** (implement · difficulty ●●○○○ · importance ●●●●● · 10 min)
 #
-# Return $G$ of every row, shape `[B]`, from `rewards [B, T]`, `mask [B, T]` and `gamma`. By hand: rewards `[0, 0, 2, 7]`,
-# mask `[1, 1, 1, 0]`, $\gamma = 0.5$ give $0.5^2 \cdot 2 = 0.5$; the 7 is padding.
+# Return $G$ of every row, shape `[B]`, from `rewards [B, T]`, `mask [B, T]` and `gamma`. By hand: rewards
+# `[0, 0, 2, 7]`, mask `[1, 1, 1, 0]`, $\gamma = 0.5$ give $0.5^2 \cdot 2 = 0.5$; the 7 is padding.
+
 
 # %% tags=["exercise"]
 def my_returns(rewards, mask, gamma=1.0):
@@ -286,8 +303,10 @@ my_returns = check("01.1", my_returns)
 # %% [markdown]
 # **Exercise 01.2 · Short reviews earn nothing** (find the bug · difficulty ●●○○○ · importance ●●●●● · 8 min)
 #
-# `place_scores` turns a score a review into a table of rewards, for `my_returns` to add up. All three reviews below have
-# the score 2, and $\gamma = 1$. Run the cell, look at the returns, find out what is wrong by trying other masks, and mend it.
+# `place_scores` turns a score a review into a table of rewards, for `my_returns` to add up. All three reviews below
+# have the score 2, and $\gamma = 1$. Run the cell, look at the returns, find out what is wrong by trying other masks,
+# and mend it.
+
 
 # %% tags=["exercise"]
 def place_scores(scores, mask):
@@ -316,9 +335,10 @@ assert my_returns(place_scores(torch.tensor([2.0, 2.0, 2.0]), three), three).tol
 # $$J(\theta) = \mathbb{E}_{\pi_\theta}\Big[\sum_{t=0}^{T-1} \gamma^t R(s_t, a_t)\Big]
 #   = \sum_{\text{episodes } y} p_\theta(y)\, G(y), \qquad p_\theta(y) = \prod_{t=0}^{T-1} \pi_\theta(a_t \mid s_t).$$
 #
-# The second form says how to compute it: list every episode, multiply, add. For real text that is hopeless (section 6 says
-# how hopeless). So the course keeps a second world, small enough to be exact: a review language of ten words. "." ends a
-# text, and a small grammar rates it ("not" turns a word round, "very" strengthens it, what comes after "but" counts most).
+# The second form says how to compute it: list every episode, multiply, add. For real text that is hopeless (section 6
+# says how hopeless). So the course keeps a second world, small enough to be exact: a review language of ten words.
+# "." ends a text, and a small grammar rates it ("not" turns a word round, "very" strengthens it, what comes after
+# "but" counts most).
 
 # %%
 micro = reviews.micro_mdp(horizon=4)  # complete "awful" in at most 4 words
@@ -333,12 +353,15 @@ def micro_text(i):
 
 order = scores.argsort(descending=True).tolist()
 some = [order[k] for k in (0, 5, 40, 700, 3000, 6000, -1)]
-show.table([(micro_text(i), length[i].item(), scores[i].item()) for i in some], ["text", "T", "score"],
-           formats={"score": "+.2f"})
+show.table(
+    [(micro_text(i), length[i].item(), scores[i].item()) for i in some],
+    ["text", "T", "score"],
+    formats={"score": "+.2f"},
+)
 
 # %% [markdown]
-# Let the policy press each of the ten buttons with probability 1/10. *Predict the sign of its $J$. The words' values are
-# +3, +2, −1, −2, −3, and five words have none.*
+# Let the policy press each of the ten buttons with probability 1/10. *Predict the sign of its $J$. The words' values
+# are +3, +2, −1, −2, −3, and five words have none.*
 
 # %%
 probability = (1 / 10) ** length.double()
@@ -351,9 +374,9 @@ assert torch.isclose(probability.sum(), torch.tensor(1.0).double())
 assert torch.isclose(J, mdp.exact_objective(micro, uniform))
 
 # %% [markdown]
-# Negative: it starts with "awful", and blind words rarely repair that. These lines are `mdp.exact_objective(mdp,
-# policy)`, which works for any policy, so for our language model too, if it is confined to the ten words. *Predict: is it better than
-# blind?*
+# Negative: it starts with "awful", and blind words rarely repair that. These lines are
+# `mdp.exact_objective(mdp, policy)`, which works for any policy, so for our language model too, if it is confined to
+# the ten words. *Predict: is it better than blind?*
 
 # %%
 confined = models.as_policy(policy, "awful", micro)  # its next-token distribution, renormalised to ten tokens
@@ -370,15 +393,15 @@ show.figure(
 assert J_exact["uniform"] < 0 and max(list(J_exact.values())[:2]) < 1 < 3 < J_exact["the best there is"]
 
 # %% [markdown]
-# The language model has learnt to sound like a review; nobody has told it to be positive, and its $J$ shows it. All the
-# room to the third bar is what reinforcement learning is for. (Why is the best policy's $J$ simply the best return?
-# Transitions hold no chance, so a policy can write the best text with certainty.)
+# The language model has learnt to sound like a review; nobody has told it to be positive, and its $J$ shows it. All
+# the room to the third bar is what reinforcement learning is for. (Why is the best policy's $J$ simply the best
+# return? Transitions hold no chance, so a policy can write the best text with certainty.)
 #
 # ## 4 · The objective, by sampling
 #
-# Where episodes cannot be listed they can be drawn: let the policy write $N$ of them and take the mean return. How far off
-# may that be? The standard error of a mean is $\sigma/\sqrt N$, and 1.96 of them to either side hold the truth in
-# about 95 of 100 repetitions.
+# Where episodes cannot be listed they can be drawn: let the policy write $N$ of them and take the mean return. How
+# far off may that be? The standard error of a mean is $\sigma/\sqrt N$, and 1.96 of them to either side hold the
+# truth in about 95 of 100 repetitions.
 #
 # *Predict: how wide is the interval at $N = 100$, and at 10,000?*
 
@@ -401,13 +424,16 @@ def draw_estimate():
     return fig
 
 
-show.figure(draw_estimate(), alt="The mean of N sampled returns closes in on the exact J; the interval narrows as 1/√N.")
+show.figure(
+    draw_estimate(), alt="The mean of N sampled returns closes in on the exact J; the interval narrows as 1/√N."
+)
 for n in (100, 10_000):
     print(f"N = {n:6,}: {G[:n].mean():+.3f} ± {1.96 * G[:n].std() / n**0.5:.3f}    exact {J:+.3f}")
 assert abs(G.mean() - J) < 5 * G.std() / len(G) ** 0.5
 
 # %% [markdown]
-# A hundred times the episodes, a tenth of the width. And does the interval keep its promise? We draw 500 of them and count.
+# A hundred times the episodes, a tenth of the width. And does the interval keep its promise? We draw 500 of them and
+# count.
 
 # %%
 drawn = mdp.sample_episodes(micro, uniform, 500 * 400, torch.Generator().manual_seed(1))
@@ -417,14 +443,14 @@ print(f"{holds:.1%} of 500 intervals hold the exact J")
 assert 0.90 < holds < 0.99
 
 # %% [markdown]
-# Exact and sampled values agree. From here on the course never shows an estimator without its exact value beside it, where
-# one can be had.
+# Exact and sampled values agree. From here on the course never shows an estimator without its exact value beside it,
+# where one can be had.
 #
 # **Exercise 01.3 · How many episodes?** (experiment · difficulty ●●○○○ · importance ●●●●○ · 8 min)
 #
-# Find an $N$ at which the 95 % interval of $J$ (uniform policy, `micro`) reaches at most 0.05 to either side, on at least 19
-# of 20 new seeds, but no more than twice what is needed. Then say how confident you are that the exact $J$ is inside. Try
-# things in a cell of your own; `G.std()` is at hand.
+# Find an $N$ at which the 95 % interval of $J$ (uniform policy, `micro`) reaches at most 0.05 to either side, on at
+# least 19 of 20 new seeds, but no more than twice what is needed. Then say how confident you are that the exact $J$
+# is inside. Try things in a cell of your own; `G.std()` is at hand.
 
 # %%
 N_needed = check("01.3", ...)
@@ -434,8 +460,8 @@ N_needed = check("01.3", ...)
 #
 # **Exercise 01.4 · What a discount rewards** (predict · difficulty ●●○○○ · importance ●●●●● · 4 min)
 #
-# Four reviews get their score at the end, and $\gamma = 0.9$: *short good* (2 words, score +2), *long good* (5 words, +2),
-# *short bad* (2 words, −2), *long bad* (5 words, −2). Order them by return, the best first. One of
+# Four reviews get their score at the end, and $\gamma = 0.9$: *short good* (2 words, score +2), *long good* (5 words,
+# +2), *short bad* (2 words, −2), *long bad* (5 words, −2). Order them by return, the best first. One of
 #
 # - `"short good, long good, long bad, short bad"`
 # - `"short good, long good, short bad, long bad"`
@@ -446,8 +472,8 @@ N_needed = check("01.3", ...)
 prediction = check("01.4", ...)
 
 # %% [markdown]
-# Now move the sliders. Each grey line spans the returns of all texts of that length, from the worst to the best; the star is
-# the best text of all. *Before you do: at which $\gamma$ will the winner stop being the longest text?*
+# Now move the sliders. Each grey line spans the returns of all texts of that length, from the worst to the best; the
+# star is the best text of all. *Before you do: at which $\gamma$ will the winner stop being the longest text?*
 
 # %%
 listed = {}
@@ -493,8 +519,12 @@ show.slider_figure(
 
 # %%
 columns = ["γ", *(f"best text, K = {K}" for K in (2, 4, 5)), "J of uniform, K = 5"]
-show.table([(f"{g}", *(best(g, K)[1] for K in (2, 4, 5)), exact_J(g, 5)) for g in (1.0, 0.8, 0.6, 0.3)], columns,
-           caption='What to say after "awful"', formats={columns[-1]: "+.2f"})
+show.table(
+    [(f"{g}", *(best(g, K)[1] for K in (2, 4, 5)), exact_J(g, 5)) for g in (1.0, 0.8, 0.6, 0.3)],
+    columns,
+    caption='What to say after "awful"',
+    formats={columns[-1]: "+.2f"},
+)
 
 grid = [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3]
 lengths = [best(g, 5)[2] for g in grid]
@@ -503,16 +533,21 @@ tops = [best(1.0, K)[3] for K in range(1, 6)]
 assert tops == sorted(tops) and abs(exact_J(1.0, 4) - J.item()) < 1e-4  # more room never hurts the best, at γ = 1
 
 # %% [markdown]
-# $\gamma$ is patience. As it falls, the long text with the higher score loses to a short one with a lower score. Look at
-# the column of $J$: it *rises* as $\gamma$ falls, though no word has changed. A discounted failure hurts less, and an agent
-# can use that: with a bad ending ahead, it pays to keep talking.
+# $\gamma$ is patience. As it falls, the long text with the higher score loses to a short one with a lower score. Look
+# at the column of $J$: it *rises* as $\gamma$ falls, though no word has changed. A discounted failure hurts less, and
+# an agent can use that: with a bad ending ahead, it pays to keep talking.
 #
-# $K$ is room. At $K = 1$ nothing can be repaired. With real text $K$ is `max_new_tokens`, and it cuts texts off. *Predict: what share of the tiny
-# model's reviews is finished after 8 tokens, after 16, after 32?*
+# $K$ is room. At $K = 1$ nothing can be repaired. With real text $K$ is `max_new_tokens`, and it cuts texts off.
+# *Predict: what share of the tiny model's reviews is finished after 8 tokens, after 16, after 32?*
 
 # %%
-written = rollout.sample(policy, [reviews.LECTURE_OPENING], max_new_tokens=48, samples_per_prompt=64,
-                         generator=torch.Generator().manual_seed(0))
+written = rollout.sample(
+    policy,
+    [reviews.LECTURE_OPENING],
+    max_new_tokens=48,
+    samples_per_prompt=64,
+    generator=torch.Generator().manual_seed(0),
+)
 limits = list(range(1, 49))
 finished = [(written.finished & (written.lengths <= limit)).double().mean().item() for limit in limits]
 show.figure(
@@ -524,13 +559,14 @@ for limit in (8, 16, 32):
 assert finished == sorted(finished) and finished[7] < finished[-1]
 
 # %% [markdown]
-# What is cut off is judged as it stands, in the middle of a sentence, and so is what the policy learns from. RLHF on text mostly takes $\gamma = 1$ (there is one reward, at the end;
-# why blur it?) and a $K$ that seldom bites. Lesson 03 shows where $\gamma = 1$ matters for the gradient.
+# What is cut off is judged as it stands, in the middle of a sentence, and so is what the policy learns from. RLHF on
+# text mostly takes $\gamma = 1$ (there is one reward, at the end; why blur it?) and a $K$ that seldom bites. Lesson
+# 03 shows where $\gamma = 1$ matters for the gradient.
 #
 # ## 6 · How many buttons?
 #
-# The lecture: *"Imagine a controller with ~100,000 buttons. How to scale RL? (Game of Go ~250, Chess ~35)"*. Its picture is
-# a text game, with a table of words: a command takes one from each column.
+# The lecture: *"Imagine a controller with ~100,000 buttons. How to scale RL? (Game of Go ~250, Chess ~35)"*. Its
+# picture is a text game, with a table of words: a command takes one from each column.
 #
 # *Predict: how many commands does the table span? A hundred, ten thousand, a million?*
 
@@ -542,7 +578,9 @@ objects = "colleague comma magic amazing scrolls some bronze cyclops".split()
 table = [verbs, nouns, links, objects]
 full = math.prod(len(column) for column in table)
 shorter = len(verbs) + len(verbs) * len(nouns)  # "Shout", "Open mailbox"
-print(" × ".join(str(len(column)) for column in table), f"= {full:,} commands, {full + shorter:,} with the shorter ones")
+print(
+    " × ".join(str(len(column)) for column in table), f"= {full:,} commands, {full + shorter:,} with the shorter ones"
+)
 print(f"any four of the {sum(map(len, table))} words in any order: {sum(map(len, table)) ** 4:,}")
 
 g = torch.Generator().manual_seed(3)
@@ -551,11 +589,11 @@ for _ in range(4):
 assert full == 11 * 10 * 9 * 8 == 7920 and sum(map(len, table)) == 38
 
 # %% [markdown]
-# Thirty-eight words, and already thousands of commands, nearly all of them nonsense. (Even the slide's columns are not
-# clean: "The" is no verb, "my" and "four" are no nouns. Buttons are there whether they make sense or not.)
+# Thirty-eight words, and already thousands of commands, nearly all of them nonsense. (Even the slide's columns are
+# not clean: "The" is no verb, "my" and "four" are no nouns. Buttons are there whether they make sense or not.)
 #
-# In chess and Go the *rules* say which moves are legal, before the player thinks. Go's number can be checked on the back of an
-# envelope: 361 points, less one for each stone placed so far.
+# In chess and Go the *rules* say which moves are legal, before the player thinks. Go's number can be checked on the
+# back of an envelope: 361 points, less one for each stone placed so far.
 
 # %%
 go = sum(361 - t for t in range(220)) / 220  # ignoring captures and the few forbidden points, in a game of 220 moves
@@ -583,23 +621,26 @@ def draw_actions():
     return fig
 
 
-show.figure(draw_actions(), alt="Bars on a log axis: chess 35, Go 250, a text game 7,920, language models 8,192 to 100,000.")
+show.figure(
+    draw_actions(), alt="Bars on a log axis: chess 35, Go 250, a text game 7,920, language models 8,192 to 100,000."
+)
 
 # %% [markdown]
 # Three orders of magnitude from chess to a language model. (Chess's 35 is an average over experts' games, quoted from
-# Allis 1994; it cannot be computed in a line. Current models have 32,000 to 260,000 tokens.) And in language nothing is
-# illegal: every button can be pressed in every state.
+# Allis 1994; it cannot be computed in a line. Current models have 32,000 to 260,000 tokens.) And in language nothing
+# is illegal: every button can be pressed in every state.
 #
 # ## 7 · How many episodes?
 #
-# One state offers $A$ actions; how many texts are there? If every text has exactly $K$ tokens, $A$ choices are made $K$ times:
-# $A^K$. With an end token it takes some thought.
+# One state offers $A$ actions; how many texts are there? If every text has exactly $K$ tokens, $A$ choices are made
+# $K$ times: $A^K$. With an end token it takes some thought.
 #
 # **Exercise 01.5 · The number of episodes** (derive · difficulty ●●●○○ · importance ●●●●○ · 10 min)
 #
-# One of $A$ actions ends the episode, and after $K$ actions it is over in any case. How many different episodes are there?
-# Derive a formula on paper: how many end by themselves with exactly $t$ actions, and how many are cut off? Then write it down.
-# By hand, $A = 2$ (a word and the end): $K = 1$ gives 2, $K = 2$ gives 3.
+# One of $A$ actions ends the episode, and after $K$ actions it is over in any case. How many different episodes are
+# there? Derive a formula on paper: how many end by themselves with exactly $t$ actions, and how many are cut off?
+# Then write it down. By hand, $A = 2$ (a word and the end): $K = 1$ gives 2, $K = 2$ gives 3.
+
 
 # %% tags=["exercise"]
 def number_of_episodes(actions, horizon):
@@ -631,8 +672,8 @@ show.table(rows, ["K", "listed, no end", "A^K", "listed, with an end", "your for
 # %% [markdown]
 # <details><summary>The derivation</summary>
 #
-# An episode that ends by itself with $t$ actions is $t-1$ words and the end: $(A-1)^{t-1}$ of them, for $t = 1 \dots K$. One
-# that is cut off is $K$ words: $(A-1)^K$. Together
+# An episode that ends by itself with $t$ actions is $t-1$ words and the end: $(A-1)^{t-1}$ of them, for
+# $t = 1 \dots K$. One that is cut off is $K$ words: $(A-1)^K$. Together
 #
 # $$\sum_{t=1}^{K} (A-1)^{t-1} + (A-1)^K = \sum_{t=0}^{K} (A-1)^t = \frac{(A-1)^{K+1} - 1}{A - 2} \quad (A > 2).$$
 #
@@ -640,7 +681,8 @@ show.table(rows, ["K", "listed, no end", "A^K", "listed, with an end", "your for
 #
 # </details>
 #
-# *Predict: how many tokens must a text have before there are more texts than atoms in the universe, about* $10^{80}$*?*
+# *Predict: how many tokens must a text have before there are more texts than atoms in the universe, about*
+# $10^{80}$*?*
 
 # %%
 ATOMS = 80  # log10
@@ -648,31 +690,35 @@ rows = [("chess, 80 moves", 35, 80, 80 * math.log10(35)), ("Go, 150 moves", 250,
 for name, actions in (("micro", 10), ("tiny LM", 8_192), ("SmolLM2", 49_152), ("the lecture's controller", 100_000)):
     for horizon in (4,) if name == "micro" else (K, 100):
         rows.append((name, actions, horizon, math.log10(number_of_episodes(actions, horizon))))
-show.table([(*row, math.ceil(ATOMS / math.log10(row[1]))) for row in rows],
-           ["", "actions", "K", "log10(episodes)", "steps until 10^80"], formats={"log10(episodes)": ".1f"})
+show.table(
+    [(*row, math.ceil(ATOMS / math.log10(row[1]))) for row in rows],
+    ["", "actions", "K", "log10(episodes)", "steps until 10^80"],
+    formats={"log10(episodes)": ".1f"},
+)
 
 assert 16 * math.log10(8192) - 0.01 < rows[3][3] < 16 * math.log10(8192)  # a little less than A^K
 assert math.ceil(ATOMS / math.log10(100_000)) == 16
 
 # %% [markdown]
-# Sixteen presses of the lecture's controller. No search, table or list will ever cover that. Chess and Go are no smaller in
-# the end, but they take a whole game to get there; a language model is there after one line of text. So how can RL on language
-# work at all?
+# Sixteen presses of the lecture's controller. No search, table or list will ever cover that. Chess and Go are no
+# smaller in the end, but they take a whole game to get there; a language model is there after one line of text. So
+# how can RL on language work at all?
 #
 # ## 8 · How many buttons does the policy *really* consider?
 #
-# A button that is pressed once in a billion times is there only in name. To count the buttons that are in play, take the
-# *entropy* of the policy in a state, the doubt about the next token:
+# A button that is pressed once in a billion times is there only in name. To count the buttons that are in play, take
+# the *entropy* of the policy in a state, the doubt about the next token:
 #
 # $$H\big(\pi(\cdot \mid s)\big) = -\sum_a \pi(a \mid s) \log \pi(a \mid s).$$
 #
-# With $n$ equally likely buttons $H = \log n$. Turn this round: $e^{H}$ is the number of equally likely buttons that would
-# leave the same doubt. A sure choice is 1 button, complete ignorance is all 8,192.
+# With $n$ equally likely buttons $H = \log n$. Turn this round: $e^{H}$ is the number of equally likely buttons that
+# would leave the same doubt. A sure choice is 1 button, complete ignorance is all 8,192.
 #
 # **Exercise 01.6 · How many buttons are in play** (implement · difficulty ●●○○○ · importance ●●●●○ · 8 min)
 #
-# Return $e^H$ for each row of `logprobs [N, A]`, shape `[N]`. Some buttons have probability 0, so their log-probability is
-# $-\infty$; they add nothing.
+# Return $e^H$ for each row of `logprobs [N, A]`, shape `[N]`. Some buttons have probability 0, so their
+# log-probability is $-\infty$; they add nothing.
+
 
 # %% tags=["exercise"]
 def buttons_considered(logprobs):
@@ -690,8 +736,8 @@ buttons_considered = check("01.6", buttons_considered)
 # %% [markdown]
 # Now the tiny model reads the lecture's opening. Before each word: of 8,192 buttons, how many did it consider?
 #
-# *Predict: where along* "I loved the book but really hated the movie." *is the model most in doubt, and where is it nearly
-# sure?*
+# *Predict: where along* "I loved the book but really hated the movie." *is the model most in doubt, and where is it
+# nearly sure?*
 
 # %%
 ids = torch.tensor([models.encode_prompt(tokenizer, reviews.LECTURE_OPENING + ".")])
@@ -708,11 +754,12 @@ show.figure(
 assert (considered > 1).all() and (considered < 8192).all()
 
 # %% [markdown]
-# The bar on a word is the doubt *before* it was written. After "the" almost any noun may come; after the full stop the model
-# knows that its sentences end. The vocabulary is the same at every step, the choice is not.
+# The bar on a word is the doubt *before* it was written. After "the" almost any noun may come; after the full stop
+# the model knows that its sentences end. The vocabulary is the same at every step, the choice is not.
 #
-# The policy's *temperature* divides the logits before the softmax: below 1 the policy becomes surer, above 1 more even. *At which
-# temperature does it consider half of all buttons?*
+# The policy's *temperature* divides the logits before the softmax: below 1 the policy becomes surer, above 1 more
+# even. *At which temperature does it consider half of all buttons?*
+
 
 # %%
 def draw_buttons(temperature):
@@ -729,9 +776,9 @@ show.slider_figure(
 )
 
 # %% [markdown]
-# One sentence is an anecdote. Next come held-out sentences, a model of the same shape with random weights, and SmolLM2, a
-# model of 135 million weights with 49,152 buttons (its numbers are stored: it takes a while). "Typical" is the geometric
-# mean, $\exp$ of the mean entropy. *Predict its order of magnitude for each of the three.*
+# One sentence is an anecdote. Next come held-out sentences, a model of the same shape with random weights, and
+# SmolLM2, a model of 135 million weights with 49,152 buttons (its numbers are stored: it takes a while). "Typical" is
+# the geometric mean, $\exp$ of the mean entropy. *Predict its order of magnitude for each of the three.*
 
 # %%
 every = reviews.load().subset("test").texts
@@ -755,18 +802,18 @@ assert found["tiny LM, random weights"][1] > 0.9 * 8192 and found["tiny LM"][1] 
 assert smol["typical"][2] < 0.01 * 49_152  # even the interval's upper end
 
 # %% [markdown]
-# **This is the answer to "how to scale RL?"** A policy with random weights has the whole controller in its hands. Pre-training
-# takes nearly all of the buttons out of play before the first reward is seen; the larger model has six times the buttons and considers
-# fewer of them. RL then only has to choose among what is left. Where the lecture calls pre-training "weight
-# initialization", this is what the initialisation buys.
+# **This is the answer to "how to scale RL?"** A policy with random weights has the whole controller in its hands.
+# Pre-training takes nearly all of the buttons out of play before the first reward is seen; the larger model has six
+# times the buttons and considers fewer of them. RL then only has to choose among what is left. Where the lecture
+# calls pre-training "weight initialization", this is what the initialisation buys.
 #
 # The other side of it: what the policy does not consider it will not try, and what it does not try RL cannot reward.
 #
 # ### How many reviews, then?
 #
-# Entropies of steps add up to the entropy of whole episodes (the chain rule), so $e^H$ of an episode counts the reviews in
-# play. At `micro` that is exact; on the tiny model it is a mean of $-\log p(y)$ over the 64 reviews that we drew in
-# section 5. *Predict: still more than atoms?*
+# Entropies of steps add up to the entropy of whole episodes (the chain rule), so $e^H$ of an episode counts the
+# reviews in play. At `micro` that is exact; on the tiny model it is a mean of $-\log p(y)$ over the 64 reviews that
+# we drew in section 5. *Predict: still more than atoms?*
 
 # %%
 with torch.no_grad():
@@ -782,21 +829,23 @@ assert torch.isclose(whole, reach @ buttons_considered(step).log(), atol=1e-3)
 surprise = -written.logprobs.sum(1) / math.log(10)
 middle, low, high = runs.mean_interval(surprise.tolist())
 possible = math.log10(number_of_episodes(8192, 48))
-print(f"tiny LM, K = 48: 10^{possible:.0f} reviews, about 10^{middle:.0f} in play (95 %: 10^{low:.0f} to 10^{high:.0f})")
+print(
+    f"tiny LM, K = 48: 10^{possible:.0f} reviews, about 10^{middle:.0f} in play (95 %: 10^{low:.0f} to 10^{high:.0f})"
+)
 assert high < 0.6 * possible
 
 # %% [markdown]
-# Out of reach of any list, and yet a vanishing part of what could be typed. From here on, learning means: draw a few of
-# them, score them, and make the better ones likelier.
+# Out of reach of any list, and yet a vanishing part of what could be typed. From here on, learning means: draw a few
+# of them, score them, and make the better ones likelier.
 #
 # ## What to take along
 #
-# - Text is an MDP with a trivial transition (append), a huge action space and one late reward. The state is everything so far, so it is
-#   Markov for free.
-# - A policy is a distribution, $\pi_\theta(a \mid s)$. $J(\theta) = \sum_y p_\theta(y)\,G(y)$: exact where episodes can be
-#   listed, a sample mean with an interval of $\pm 1.96\,\sigma/\sqrt N$ everywhere else.
-# - A horizon of $K$ has the terms $t = 0 \dots K-1$. With a reward at the end, $G = \gamma^{T-1}R$: $\gamma < 1$ shortens good
-#   texts and draws out bad ones.
+# - Text is an MDP with a trivial transition (append), a huge action space and one late reward. The state is
+#   everything so far, so it is Markov for free.
+# - A policy is a distribution, $\pi_\theta(a \mid s)$. $J(\theta) = \sum_y p_\theta(y)\,G(y)$: exact where episodes
+#   can be listed, a sample mean with an interval of $\pm 1.96\,\sigma/\sqrt N$ everywhere else.
+# - A horizon of $K$ has the terms $t = 0 \dots K-1$. With a reward at the end, $G = \gamma^{T-1}R$: $\gamma < 1$
+#   shortens good texts and draws out bad ones.
 # - 35, 250, 8,192, 100,000 actions; $\sum_{t \le K} (A-1)^t$ episodes. What counts is how many are in play: $e^H$.
 
 # %%
@@ -845,6 +894,6 @@ quiz(
 )
 
 # %% [markdown]
-# **Next:** [02 · Values, policies, actor-critics](02_values_policies_actor_critics.ipynb). The score comes at the end; how good is a
-# sentence that is not finished? Or go straight on to [04 · The policy gradient theorem and
+# **Next:** [02 · Values, policies, actor-critics](02_values_policies_actor_critics.ipynb). The score comes at the
+# end; how good is a sentence that is not finished? Or go straight on to [04 · The policy gradient theorem and
 # REINFORCE](04_policy_gradient_and_reinforce.ipynb), where the policy begins to learn.

@@ -384,7 +384,7 @@ class BagOfWords(torch.nn.Module):
 # %%
 train, test = reviews.load().subset("train"), reviews.load().subset("test")
 bag = BagOfWords(train.texts)
-reward_model.train(bag, stages.rankings("train", 3), reward_model.Config(lr=0.02))
+reward_model.train(bag, stages.rankings("train", 4), reward_model.Config(lr=0.01, dropout=0.0))
 
 halves = [(t[: len(t) // 2], t[len(t) // 2 :]) for t in test.texts]  # rewards read prompt + completion
 scores = {
@@ -855,7 +855,7 @@ show.slider_figure(
 # ## 10 · Your labels and the panel's
 #
 # Whose judgment is the proxy a proxy of? If you labelled pairs in lesson 00, the next cell takes them. If not, a real
-# person stands in for you: one rater of a validation block, with 15 pairs of sentences that this person rated.
+# person stands in for you: one rater of a validation block, whose 30 ratings make two rankings of 15 sentences.
 
 # %%
 yours, problems = labels.read_labels(stages.labels_file())
@@ -863,7 +863,7 @@ print("\n".join([f"labels of yours: {len(yours)}", *problems]))
 if len(yours) < 4:
     block = reviews.load().subset("validation")
     one_person = [panel[:1] for panel in block.ratings[:30]]
-    yours = preferences.rankings_from_ratings(block.texts[:30], one_person, 2, runs.generator(9))
+    yours = preferences.rankings_from_ratings(block.texts[:30], one_person, 15, runs.generator(9))
     print("too few to train on: a stranger's labels take their place")
 
 mine = stages.panel_reward_model()
@@ -888,10 +888,11 @@ show.table(
     ],
     ["reward model", "agrees on the labels taught", "on the labels held back"],
 )
-shift = mine.score_texts(test.texts) - scores["reward model"]
-after = preferences.pairwise_accuracy(mine.score_texts(test.texts), pairs["across"]).value
+scores["taught by you"] = mine.score_texts(test.texts)
+moved = (scores["taught by you"] - scores["reward model"]).std().item()
+after = preferences.pairwise_accuracy(scores["taught by you"], pairs["across"]).value
 print(
-    f"your labels moved the scores of test sentences by {shift.std().item():.2f} (standard deviation); agreement with "
+    f"the labels moved the scores of test sentences by {moved:.2f} (standard deviation); agreement with "
     f"the panel {across['reward model'].value:.3f} before, {after:.3f} after"
 )
 
@@ -932,7 +933,7 @@ print(
 
 # %%
 quiz(
-    "Two people agree on 88 % of the pairs that both decide; the mean of all other raters predicts one person's decision "
+    "Two people agree on 88 % of the pairs that both decide; the mean of all others predicts one person's decision "
     "on 89 %. How often can a reward model be right about one random person?",
     {
         "100 %, with enough labels": "The outcomes are single people's decisions, and people disagree.",

@@ -59,11 +59,12 @@ assert torch.allclose(reinforced, p_accept.detach() * cloned, atol=1e-12)
 # $$\nabla P(\text{accept}) = \sum_y \nabla \pi(y)\,[\text{accept}] = P(\text{accept}) \cdot
 # \mathbb{E}\big[\nabla \log \pi(y) \mid \text{accept}\big].$$
 #
-# Rejection sampling followed by cloning *is* a policy gradient, with a reward of 0 or 1 and a step that does not shrink
-# where little is accepted. What RL adds is the use of the whole score, and going on: after the step, sample again.
+# Rejection sampling followed by cloning *is* a policy gradient, with a reward of 0 or 1 and a step that does not
+# shrink where little is accepted. What RL adds is the use of the whole score, and going on: after the step,
+# sample again.
 #
-# **Best-of-n** keeps the best of $n$ samples and trains nothing. With scores sorted upwards, the exact expected best of
-# $n$ draws needs no sampling either: $P(\text{best} \le s) = P(\text{score} \le s)^n$.
+# **Best-of-n** keeps the best of $n$ samples and trains nothing. With scores sorted upwards, the exact expected
+# best of $n$ draws needs no sampling either: $P(\text{best} \le s) = P(\text{score} \le s)^n$.
 
 # %%
 order = scores.argsort()
@@ -72,14 +73,20 @@ ns = [1, 2, 4, 8, 16, 32, 64, 128]
 best = [(steps_of_score @ torch.diff(level**n, prepend=level.new_zeros(1))).item() for n in ns]
 kl_bound = [math.log(n) - (n - 1) / n for n in ns]
 
-fig = show.curves({"expected best of n": (kl_bound, best)}, "KL of best-of-n from the policy, at most (nats)", "score",
-                  exact={"the best text": scores.max().item()})
-show.figure(fig, alt="The expected best-of-n score rises steeply for the first nat of KL and flattens towards the best.")
+fig = show.curves(
+    {"expected best of n": (kl_bound, best)},
+    "KL of best-of-n from the policy, at most (nats)",
+    "score",
+    exact={"the best text": scores.max().item()},
+)
+show.figure(
+    fig, alt="The expected best-of-n score rises steeply for the first nat of KL and flattens towards the best."
+)
 
 # %% [markdown]
-# The axis is the price in nats: best-of-$n$ is at most $\log n - \frac{n-1}{n}$ from the policy it filters (exactly that
-# where no two texts tie). The first nat buys most of it. This curve is the one to beat: it needs no gradient, no learning
-# rate and no luck, only $n$ samples at every question asked.
+# The axis is the price in nats: best-of-$n$ is at most $\log n - \frac{n-1}{n}$ from the policy it filters
+# (exactly that where no two texts tie). The first nat buys most of it. This curve is the one to beat: it needs no
+# gradient, no learning rate and no luck, only $n$ samples at every question asked.
 
 # %% [markdown]
 # ## 2 · One score, many words
@@ -88,18 +95,26 @@ show.figure(fig, alt="The expected best-of-n score rises steeply for the first n
 #
 # $$r_t = R_\phi(x, y)\ \text{ if } t = T, \text{ else } 0,$$
 #
-# and the price of leaving the reference, $-\beta\,(\log \pi(a_t) - \log \pi_\text{ref}(a_t))$, is due at every word. Here
-# are three completions of the lecture's opening by the SFT policy, and the rewards of their tokens.
+# and the price of leaving the reference, $-\beta\,(\log \pi(a_t) - \log \pi_\text{ref}(a_t))$, is due at every
+# word. Here are three completions of the lecture's opening by the SFT policy, and the rewards of their tokens.
 
 # %%
 sft_policy, reward = stages.sft_policy(), stages.your_reward_model()
 
-three = rollout.sample(sft_policy, [reviews.LECTURE_OPENING], samples_per_prompt=3, max_new_tokens=8,
-                       generator=torch.Generator().manual_seed(1))
+three = rollout.sample(
+    sft_policy,
+    [reviews.LECTURE_OPENING],
+    samples_per_prompt=3,
+    max_new_tokens=8,
+    generator=torch.Generator().manual_seed(1),
+)
 with torch.no_grad():
     per_token = estimators.holistic_rewards(reward(three), three.mask)
-show.table([(text, *row) for text, row in zip(three.completions(), per_token.tolist())],
-           ["completion", *[f"r{t}" for t in range(per_token.shape[1])]], caption="Reward of each token")
+show.table(
+    [(text, *row) for text, row in zip(three.completions(), per_token.tolist(), strict=True)],
+    ["completion", *[f"r{t}" for t in range(per_token.shape[1])]],
+    caption="Reward of each token",
+)
 
 # %%
 assert torch.equal((per_token != 0).sum(1), torch.ones(3, dtype=torch.long))  # one number a row,
@@ -108,9 +123,10 @@ assert torch.equal(per_token.abs().argmax(1), three.lengths - 1)  # at its last 
 # %% [markdown]
 # **Exercise 10.1 · One score, many words** (implement · difficulty ●●○○○ · importance ●●●●● · 10 min)
 #
-# Write it, with the KL price. `scores` is `[B]`, `mask` and `kl` are `[B, T]`; rows are right-padded, and what `kl` holds
-# where the mask is False is rubbish. By hand: scores `[2.0]`, mask `[[True, True, False]]`, kl `[[0.5, 1.0, 9.0]]`,
-# β = 0.1 gives `[[-0.05, 1.9, 0.0]]`.
+# Write it, with the KL price. `scores` is `[B]`, `mask` and `kl` are `[B, T]`; rows are right-padded, and what
+# `kl` holds where the mask is False is rubbish. By hand: scores `[2.0]`, mask `[[True, True, False]]`, kl
+# `[[0.5, 1.0, 9.0]]`, β = 0.1 gives `[[-0.05, 1.9, 0.0]]`.
+
 
 # %% tags=["exercise"]
 def my_holistic_rewards(scores, mask, kl, beta):
@@ -133,8 +149,8 @@ my_holistic_rewards = check("10.1", my_holistic_rewards)
 #
 # **Exercise 10.2 · Does water boil quicker?** (predict · difficulty ●●●○○ · importance ●●●●○ · 5 min)
 #
-# On average over what the policy may sample, does the update make this answer likelier or rarer? Answer `"up"`, `"down"`
-# or `"it depends on the prompt's other answers"`.
+# On average over what the policy may sample, does the update make this answer likelier or rarer? Answer `"up"`,
+# `"down"` or `"it depends on the prompt's other answers"`.
 
 # %%
 answer = check("10.2", ...)
@@ -161,26 +177,29 @@ assert change_of_first(siblings["its siblings are worse"]) > 0 > change_of_first
 assert abs(change_of_first(shifted) - change_of_first(siblings["its siblings are better"])) < 1e-12
 
 # %% [markdown]
-# The number −0.35 means nothing by itself. Bradley–Terry learns differences, so a reward model's zero is a convention,
-# and the exact gradient does not change when every reward moves by 10 (the second assert). A *single sample* without a
-# baseline is another matter: there −0.35 pushes down whatever its siblings would have scored. This is why the loop below
-# uses the leave-one-out baseline: four samples a prompt, each compared with the mean of the other three.
+# The number −0.35 means nothing by itself. Bradley–Terry learns differences, so a reward model's zero is a
+# convention, and the exact gradient does not change when every reward moves by 10 (the second assert). A *single
+# sample* without a baseline is another matter: there −0.35 pushes down whatever its siblings would have scored.
+# This is why the loop below uses the leave-one-out baseline: four samples a prompt, each compared with the mean
+# of the other three.
 
 # %% [markdown]
 # ## 4 · A price for leaving the reference
 #
-# Lesson 04 ended in gibberish: the score rose and the text died. A reward model knows good from bad only near the texts it
-# was trained on, so we ask the policy to stay near them and maximise
+# Lesson 04 ended in gibberish: the score rose and the text died. A reward model knows good from bad only near the
+# texts it was trained on, so we ask the policy to stay near them and maximise
 #
-# $$J(\pi) - \beta\, \mathrm{KL}(\pi \,\|\, \pi_\text{ref}) = \mathbb{E}_\pi\Big[R(y) - \beta \log \tfrac{\pi(y)}{\pi_\text{ref}(y)}\Big].$$
+# $$J(\pi) - \beta\, \mathrm{KL}(\pi \,\|\, \pi_\text{ref}) =
+# \mathbb{E}_\pi\Big[R(y) - \beta \log \tfrac{\pi(y)}{\pi_\text{ref}(y)}\Big].$$
 #
 # This problem has an answer in closed form. Pull $R$ into the logarithm:
 #
 # $$-\beta\,\mathbb{E}_\pi\Big[\log \frac{\pi(y)}{\pi_\text{ref}(y)\, e^{R(y)/\beta}}\Big] =
-# \beta \log Z - \beta\, \mathrm{KL}\big(\pi \,\|\, \pi^*\big), \qquad \pi^*(y) = \frac{\pi_\text{ref}(y)\, e^{R(y)/\beta}}{Z}.$$
+# \beta \log Z - \beta\, \mathrm{KL}\big(\pi \,\|\, \pi^*\big), \qquad
+# \pi^*(y) = \frac{\pi_\text{ref}(y)\, e^{R(y)/\beta}}{Z}.$$
 #
-# A KL is never negative and 0 only between equals. So the best policy is $\pi^*$ and its value is $\beta \log Z$: RL with a
-# KL price is *reweighting*, the slider of lesson 00.
+# A KL is never negative and 0 only between equals. So the best policy is $\pi^*$ and its value is $\beta \log Z$:
+# RL with a KL price is *reweighting*, the slider of lesson 00.
 #
 # > **Predict before you run.** Gradient ascent on the exact objective starts at the reference. Where does it stop?
 
@@ -188,9 +207,9 @@ assert abs(change_of_first(shifted) - change_of_first(siblings["its siblings are
 beta, reference = 0.5, models.TablePolicy(world).double()
 log_optimum, best_value = mdp.gibbs(world, reference, beta)
 
-learner, values, distances = models.TablePolicy(world).double(), [], []
+learner, values = models.TablePolicy(world).double(), []
 optimizer = torch.optim.Adam(learner.parameters(), lr=0.2)
-for step in range(300):
+for _step in range(300):
     value = mdp.exact_objective(world, learner) - beta * mdp.exact_kl(world, learner, reference)
     optimizer.zero_grad()
     (-value).backward()
@@ -215,24 +234,28 @@ def texts_at(beta):
     log_star, _ = mdp.gibbs(world, reference, beta)
     star, log_ref = log_star.exp(), mdp.action_logprobs(world, reference, tokens, mask).sum(1).detach()
     top = star.argsort(descending=True)[:8].tolist()
-    names = [" ".join(["awful", *[world.actions[t] for t, m in zip(tokens[i], mask[i]) if m]]) for i in top]
+    names = [" ".join(["awful", *(world.actions[t] for t in tokens[i][mask[i]])]) for i in top]
     title = f"reward {star @ scores:.2f}, KL {star @ (log_star - log_ref).detach():.2f} nats"
-    fig = show.bars({name: star[i].item() for name, i in zip(names, top)}, f"π*(text), {title}", horizontal=True)
-    return fig
+    heights = {name: star[i].item() for name, i in zip(names, top, strict=True)}
+    return show.bars(heights, f"π*(text); {title}", horizontal=True)
 
 
-show.slider_figure(texts_at, alt="The eight likeliest texts of the optimum for the chosen beta, with their probability.",
-                   beta=[5.0, 2.0, 1.0, 0.7, 0.5, 0.3, 0.2, 0.1])
+show.slider_figure(
+    texts_at,
+    alt="The eight likeliest texts of the optimum for the chosen beta, with their probability.",
+    beta=[5.0, 2.0, 1.0, 0.7, 0.5, 0.3, 0.2, 0.1],
+)
 
 # %% [markdown]
-# A dear KL (β = 5) leaves the reference as it was; a cheap one ends in a single text. There is no right β: it says how far
-# you trust the reward model.
+# A dear KL (β = 5) leaves the reference as it was; a cheap one ends in a single text. There is no right β: it
+# says how far you trust the reward model.
 
 # %% [markdown]
-# **Exercise 10.5 · Where RL arrives** (derive · difficulty ●●●○○ · importance ●●●●● · 10 min)
+# **Exercise 10.3 · Where RL arrives** (derive · difficulty ●●●○○ · importance ●●●●● · 10 min)
 #
 # Two answers; the reference gives the first with probability $p$. Derive on paper the probability of the first answer
 # that maximises $J - \beta\,\mathrm{KL}$, and write it as a function.
+
 
 # %% tags=["exercise"]
 def best_probability(p, first_reward, second_reward, beta):
@@ -244,7 +267,7 @@ def best_probability(p, first_reward, second_reward, beta):
 
 
 # %%
-best_probability = check("10.5", best_probability)
+best_probability = check("10.3", best_probability)
 
 # %% [markdown]
 # Confirm it by brute force:
@@ -257,9 +280,10 @@ assert abs(q[objective.argmax()].item() - best_probability(0.2, 0.8, -0.3, 0.5))
 # %% [markdown]
 # ## 5 · How to charge the KL
 #
-# In training the KL is estimated from the sampled words. With $\ell = \log \pi - \log \pi_\text{ref}$ of a word sampled from
-# $\pi$, three estimators are in use: $k_1 = \ell$, $k_2 = \tfrac12 \ell^2$ and $k_3 = e^{-\ell} - 1 + \ell$. Each can be charged
-# in the **reward** (with reward-to-go), or added to the **loss** and differentiated, word by word or for the whole text.
+# In training the KL is estimated from the sampled words. With $\ell = \log \pi - \log \pi_\text{ref}$ of a word
+# sampled from $\pi$, three estimators are in use: $k_1 = \ell$, $k_2 = \tfrac12 \ell^2$ and
+# $k_3 = e^{-\ell} - 1 + \ell$. Each can be charged in the **reward** (with reward-to-go), or added to the
+# **loss** and differentiated, word by word or for the whole text.
 #
 # First their values. Is the expected estimate the KL?
 
@@ -281,7 +305,8 @@ for kind in ("k1", "k2", "k3"):
 # %% [markdown]
 # $k_1$ and $k_3$ are unbiased, $k_2$ is not. So far $k_3$ looks best: unbiased, and never negative.
 #
-# > **Predict before you run.** Now the gradients. Which of these eight ways pulls along $\nabla\, \mathrm{KL}(\pi\|\pi_\text{ref})$?
+# > **Predict before you run.** Now the gradients. Which of these eight ways pulls along
+# > $\nabla\, \mathrm{KL}(\pi\|\pi_\text{ref})$?
 
 
 # %%
@@ -301,10 +326,16 @@ def in_loss(kind):
 
 
 log_ratio = (log_pi - log_ref).sum(1)  # of a whole text
-ways = {"k1 in the reward": in_reward("k1"), "k2 in the reward": in_reward("k2"), "k3 in the reward": in_reward("k3"),
-        "k1 in the loss": in_loss("k1"), "k2 in the loss": in_loss("k2"), "k3 in the loss": in_loss("k3"),
-        "½(Σ log-ratio)² of the text in the loss": expected_grad(0.5 * log_ratio**2),
-        "k3 of the text in the loss": expected_grad((-log_ratio).exp() - 1 + log_ratio)}
+ways = {
+    "k1 in the reward": in_reward("k1"),
+    "k2 in the reward": in_reward("k2"),
+    "k3 in the reward": in_reward("k3"),
+    "k1 in the loss": in_loss("k1"),
+    "k2 in the loss": in_loss("k2"),
+    "k3 in the loss": in_loss("k3"),
+    "½(Σ log-ratio)² of the text in the loss": expected_grad(0.5 * log_ratio**2),
+    "k3 of the text in the loss": expected_grad((-log_ratio).exp() - 1 + log_ratio),
+}
 
 # %%
 (right,) = torch.autograd.grad(exact, theta, retain_graph=True)
@@ -315,10 +346,12 @@ def off(g, target):
     return ((g - target).norm() / target.norm()).item()
 
 
-show.table([(name, off(g, right), off(g, forward), g.norm().item() / right.norm().item()) for name, g in ways.items()],
-           ["way", "error against ∇KL(π‖ref)", "error against ∇KL(ref‖π)", "length, ∇KL = 1"],
-           caption="Relative error of the expected gradient, exact", formats={"error against ∇KL(π‖ref)": ".4f",
-           "error against ∇KL(ref‖π)": ".4f", "length, ∇KL = 1": ".4f"})
+show.table(
+    [(name, off(g, right), off(g, forward), g.norm().item() / right.norm().item()) for name, g in ways.items()],
+    ["way", "error against ∇KL(π‖ref)", "error against ∇KL(ref‖π)", "length, ∇KL = 1"],
+    caption="Relative error of the expected gradient, exact",
+    formats={"error against ∇KL(π‖ref)": ".4f", "error against ∇KL(ref‖π)": ".4f", "length, ∇KL = 1": ".4f"},
+)
 
 # %%
 exact_ways = {name for name, g in ways.items() if off(g, right) < 1e-9}
@@ -331,19 +364,20 @@ assert 0.01 < off(ways["k2 in the loss"], right) < 0.5  # near, but not it
 # %% [markdown]
 # Two of eight. **A good estimate of a value is not a good loss.**
 #
-# - $k_1$ in the **reward** with reward-to-go is right: the price is part of the return, and the policy gradient does the rest.
-#   RLHF's classic recipe, and this course's.
+# - $k_1$ in the **reward** with reward-to-go is right: the price is part of the return, and the policy gradient
+#   does the rest. RLHF's classic recipe, and this course's.
 # - $k_1$ in the **loss** does nothing: $\mathbb{E}[\nabla \log \pi] = 0$.
 # - $k_3$ in the loss pulls along the *forward* KL, which asks π to cover everything the reference says.
-# - $k_2$ in the loss, word by word, is close: right for each state it visits, blind to how an early word changes which
-#   states come later. Of the whole text, $\tfrac12(\sum \ell)^2$, it is exact.
+# - $k_2$ in the loss, word by word, is close: right for each state it visits, blind to how an early word changes
+#   which states come later. Of the whole text, $\tfrac12(\sum \ell)^2$, it is exact.
 
 # %% [markdown]
-# **Exercise 10.3 · A KL loss that does not pull** (find the bug · difficulty ●●●●○ · importance ●●●●● · 15 min)
+# **Exercise 10.4 · A KL loss that does not pull** (find the bug · difficulty ●●●●○ · importance ●●●●● · 15 min)
 #
-# A colleague adds `beta * kl_loss(...)` to a policy-gradient loss. The printed KL is right, yet the policy drifts away
-# whatever β is. Repair the function: one loss a text, whose expected gradient is that of $\mathrm{KL}(\pi\|\pi_\text{ref})$.
-# The samples come from π; the check takes the exact expectation over all texts of a small language.
+# A colleague adds `beta * kl_loss(...)` to a policy-gradient loss. The printed KL is right, yet the policy drifts
+# away whatever β is. Repair the function: one loss a text, whose expected gradient is that of
+# $\mathrm{KL}(\pi\|\pi_\text{ref})$. The samples come from π; the check takes the exact expectation over all
+# texts of a small language.
 
 
 # %%
@@ -362,26 +396,28 @@ def kl_loss(logprobs, ref_logprobs):
 
 
 # %%
-kl_loss = check("10.3", kl_loss)
+kl_loss = check("10.4", kl_loss)
 
 # %% [markdown]
-# **Exercise 10.4 · A price that fits the budget** (experiment · difficulty ●●●○○ · importance ●●●●○ · 10 min)
+# **Exercise 10.5 · A price that fits the budget** (experiment · difficulty ●●●○○ · importance ●●●●○ · 10 min)
 #
-# The micro language again, now with *sampled* REINFORCE, leave-one-out and $\beta k_1$ in the reward. Find a β with which
-# the reward ends above 0.2 at a KL below 1.5 nats, on seeds you have not seen. The slider above tells where to start. Then
-# say how sure you are: what does the interval in the answer cover?
+# The micro language again, now with *sampled* REINFORCE, leave-one-out and $\beta k_1$ in the reward. Find a β
+# with which the reward ends above 0 at a KL below 1.5 nats, on seeds you have not seen. The slider above tells
+# where to start. Then say how sure you are: what does the interval in the answer cover?
 
 # %%
-my_beta = check("10.4", ...)
+my_beta = check("10.5", ...)
 
 # %% [markdown]
 # ## 6 · Why sample again?
 #
-# Section 1's filter can be applied once, to a fixed pile of samples, or again after every step, to the policy's own. The lecture
-# calls the second *personalised learning*: the model is taught about the mistakes that it makes itself.
+# Section 1's filter can be applied once, to a fixed pile of samples, or again after every step, to the policy's
+# own. The lecture calls the second *personalised learning*: the model is taught about the mistakes that it makes
+# itself.
 #
-# > **Predict before you run.** Clone the accepted texts of the *reference*, perfectly and for as long as you like. What
-# > reward is reached? And if each round filters the new policy's own texts, keeping those better than its average?
+# > **Predict before you run.** Clone the accepted texts of the *reference*, perfectly and for as long as you
+# > like. What reward is reached? And if each round filters the new policy's own texts, keeping those better than
+# > its average?
 
 # %%
 ref_p = mdp.action_logprobs(world, reference, tokens, mask).sum(1).exp().detach()
@@ -394,25 +430,33 @@ for _ in range(8):  # a perfect clone of what was kept: the policy becomes the f
     current = current / current.sum()
     own.append((current @ scores).item())
 
-fig = show.curves({"own samples, filtered every round": own}, "round", "expected score",
-                  exact={"fixed pile, cloned for ever": fixed_reward, "the best text": scores.max().item()})
-show.figure(fig, alt="Cloning a fixed pile stops at its mean; filtering one's own samples again climbs to the best text.")
+fig = show.curves(
+    {"own samples, filtered every round": own},
+    "round",
+    "expected score",
+    exact={"fixed pile, cloned for ever": fixed_reward, "the best text": scores.max().item()},
+)
+show.figure(
+    fig, alt="Cloning a fixed pile stops at its mean; filtering one's own samples again climbs to the best text."
+)
 assert own[0] < fixed_reward < own[-1] <= scores.max() + 1e-9
 
 # %% [markdown]
-# A fixed pile teaches its own average: perfect imitation stops there. Fresh samples move the bar with the policy. They also
-# move the policy away from everything the reward model has seen, which is what the KL price is for.
+# A fixed pile teaches its own average: perfect imitation stops there. Fresh samples move the bar with the policy.
+# They also move the policy away from everything the reward model has seen, which is what the KL price is for.
 
 # %% [markdown]
 # ## 7 · RLHF
 #
-# All pieces are there. The policy is the SFT policy; the prompts are the first words of negative reviews; the reward is
-# `stages.your_reward_model()`: the panel's reward model of lesson 09, and, if you labelled pairs in lesson 00, trained
-# further on those. Every word pays β for its $k_1$; four samples a prompt are compared with each other.
+# All pieces are there. The policy is the SFT policy; the prompts are the first words of negative reviews; the
+# reward is `stages.your_reward_model()`: the panel's reward model of lesson 09, and, if you labelled pairs in
+# lesson 00, trained further on those. Every word pays β for its $k_1$; four samples a prompt are compared with
+# each other.
+
 
 # %%
 def mine(policy, reward, reference, config):
-    """RLHF in full: sample, score, charge the KL, compare, update. rlhf_lib's reinforce.train is this and a progress bar."""
+    """RLHF in full: sample, score, charge the KL, compare, update."""
     optimizer = torch.optim.AdamW(policy.parameters(), lr=config.lr, weight_decay=0.0)
     for step in range(config.steps):
         batch = rollout.sample(policy, rollout.prompt_batch(prompts, step, 16), samples_per_prompt=4, max_new_tokens=24)
@@ -439,48 +483,66 @@ policy = stages.sft_policy()
 run = reinforce.train(policy, prompts, reward, config, reference=sft_policy)
 
 # %% [markdown]
-# One run is luck. The thin line is yours; the band is four stored runs with other seeds (`data/results/10_rlhf.json`, which
-# names the command that made it).
+# One run is luck. The thin line is yours; the band is four stored runs with other seeds
+# (`data/results/10_rlhf.json`, which names the command that made it).
 
 # %%
 stored = results.load("10_rlhf")
-curves = {"stored runs, panel's reward model": (list(range(config.steps)), stored["curve_reward"]),
-          "this run, your reward model": (list(range(len(run.history))), run.column("reward"))}
-show.figure(show.curves(curves, "step", "reward (0 = the SFT policy)"),
-            alt="Reward against training step: the stored runs and this run rise together.")
-kls = {"stored runs": (list(range(config.steps)), stored["curve_kl"]), "this run": (list(range(len(run.history))), run.column("kl"))}
-show.figure(show.curves(kls, "step", "KL to the SFT policy (nats a completion)"),
-            alt="KL to the SFT policy against training step: it rises from 0 and levels off.")
+curves = {
+    "stored runs, panel's reward model": (list(range(config.steps)), stored["curve_reward"]),
+    "this run, your reward model": (list(range(len(run.history))), run.column("reward")),
+}
+show.figure(
+    show.curves(curves, "step", "reward (0 = the SFT policy)"),
+    alt="Reward against training step: the stored runs and this run rise together.",
+)
+kls = {
+    "stored runs": (list(range(config.steps)), stored["curve_kl"]),
+    "this run": (list(range(len(run.history))), run.column("kl")),
+}
+show.figure(
+    show.curves(kls, "step", "KL to the SFT policy (nats a completion)"),
+    alt="KL to the SFT policy against training step: it rises from 0 and levels off.",
+)
 
 # %% [markdown]
 # ### Did it get better, or only better at pleasing its reward model?
 #
-# Ask somebody else. `stages.judge()` is a reward model trained on *other* sentences rated by *other* people, and neither
-# policy nor reward has seen it. The prompts are openings from the test blocks, which nothing was trained on. Beside the
-# judge stand the numbers that tell whether the text is still text: perplexity under the SFT policy (far above the SFT
-# policy's own is gibberish, far below is a phrase said over and over) and the share of different word pairs.
+# Ask somebody else. `stages.judge()` is a reward model trained on *other* sentences rated by *other* people, and
+# neither policy nor reward has seen it. The prompts are openings from the test blocks, which nothing was trained
+# on. Beside the judge stand the numbers that tell whether the text is still text: perplexity under the SFT policy
+# (far above the SFT policy's own is gibberish, far below is a phrase said over and over) and the share of
+# different word pairs.
 
 # %%
 judge = stages.judge()
 test_prompts = reviews.openings("test", limit=64)
 policies = {"base": models.load_model("tiny"), "SFT": sft_policy, "RLHF": policy}
 report = {name: results.examine(one, test_prompts, reward, judge, sft_policy) for name, one in policies.items()}
-show.table([(name, *[row[key] for key in results.MEASURES]) for name, row in report.items()], ["policy", *results.MEASURES],
-           caption="64 openings of the test blocks, 4 samples each, this run")
+show.table(
+    [(name, *[row[key] for key in results.MEASURES]) for name, row in report.items()],
+    ["policy", *results.MEASURES],
+    caption="64 openings of the test blocks, 4 samples each, this run",
+)
 
 # %% [markdown]
 # And over the four stored seeds, RLHF minus SFT on the same prompts:
 
 # %%
 change = {key: runs.paired_interval(stored["RLHF"][key], stored["SFT"][key]) for key in results.MEASURES}
-show.table([(key, *interval) for key, interval in change.items()], ["RLHF − SFT", "mean", "95 % from", "to"],
-           caption="Change over 4 seeds, with Student's t interval")
+show.table(
+    [(key, *interval) for key, interval in change.items()],
+    ["RLHF − SFT", "mean", "95 % from", "to"],
+    caption="Change over 4 seeds, with Student's t interval",
+)
 assert change["judge"][1] > 0  # the judge's interval excludes 0
 assert report["RLHF"]["judge"] > report["SFT"]["judge"]
 
 # %% [markdown]
-# The judge agrees that the text became more positive, by less than the reward model claims: what was learnt is partly
-# sentiment and partly *this* reward model's taste. Lesson 14 pushes on that gap until it breaks.
+# The judge agrees that the text became more positive. (The two scores have scales of their own: compare signs and
+# intervals, not sizes.) What was learnt is partly sentiment and partly *this* reward model's taste; lesson 14 pushes on
+# that gap until it breaks. Two warnings stand in the table already: completions are cut off more often (`finished`),
+# and the judge, trained on fewer sentences, orders held-out pairs less well than the reward model does.
 #
 # Now read, which no number replaces. The lecture's opening and five others, one sample each:
 
@@ -495,43 +557,55 @@ for name, one in policies.items():
 show.text_samples(openings, texts, scores=judged, caption="The judge's score stands beside each completion")
 
 # %% [markdown]
-# The base model goes on in the tone of its opening. The SFT policy imitates positive sentences it saw. The RLHF policy
-# was never shown what to write, only told how it did; look for how it turns a negative start.
+# The base model goes on in the tone of its opening. The SFT policy imitates positive sentences it saw. The RLHF
+# policy was never shown what to write, only told how it did; look for how it turns a negative start.
 
 # %% [markdown]
 # ## Recap
 #
 # - Filtering and cloning is a policy gradient with a 0/1 reward; best-of-n is the baseline that needs no training.
 # - The holistic reward pays once, at the last word. Only differences within a prompt matter.
-# - With a KL price the optimum is $\pi_\text{ref}\,e^{R/\beta}/Z$, its value $\beta\log Z$, and exact RL arrives there.
+# - With a KL price the optimum is $\pi_\text{ref}\,e^{R/\beta}/Z$, its value $\beta\log Z$, and exact RL arrives
+#   there.
 # - Charge $k_1$ in the reward. In the loss, $k_1$ does nothing and $k_3$ pulls along the other KL.
 # - Judge with somebody who did not train the policy, over seeds, and read the text.
 #
 # <details><summary>Details that RLHF code gets wrong here</summary>
 #
-# The score belongs to the last *generated* token (the end token included), not one after it. A completion that was cut off
-# is closed before it is scored. The reference runs without dropout and at the same temperature. The sequence's KL is
-# subtracted from the score *before* leaving one out. Each of these has a test in `tests/`.
+# The score belongs to the last *generated* token (the end token included), not one after it. A completion that
+# was cut off is closed before it is scored. The reference runs without dropout and at the same temperature. The
+# sequence's KL is subtracted from the score *before* leaving one out. Each of these has a test in `tests/`.
 #
 # </details>
 
 # %%
-quiz("Your run's printed KL is −0.4 nats on one batch. What does that mean?",
-     {"The KL is negative, so something is broken": "No KL is negative, but this is the mean of k1 over a few samples, "
-      "and k1 of a sample may be negative: the sample is likelier under the reference.",
-      "It is an estimate from samples; near 0 it is often negative": "Yes. k3 would stay positive at the same mean; what matters "
-      "is that k1, in the reward, has the right gradient.",
-      "The reference has been trained by mistake": "It would then follow the policy and the KL stay near 0; first look at "
-      "the number of samples."},
-     correct="It is an estimate from samples; near 0 it is often negative")
+quiz(
+    "Your run's printed KL is −0.4 nats on one batch. What does that mean?",
+    {
+        "The KL is negative, so something is broken": "No KL is negative, but this is the mean of k1 "
+        "over a few samples, and k1 of a sample may be negative: the sample is likelier under the reference.",
+        "It is an estimate from samples; near 0 it is often negative": "Yes. k3 would stay positive at "
+        "the same mean; what matters is that k1, in the reward, has the right gradient.",
+        "The reference has been trained by mistake": "It would then follow the policy and the KL stay near "
+        "0; first look at the number of samples.",
+    },
+    correct="It is an estimate from samples; near 0 it is often negative",
+)
 
 # %%
-quiz("The reward rises for 500 steps and the judge's score falls after 200. What do you ship?",
-     {"The last policy: its reward is the highest": "Its reward model is no longer a judge of it: after step 200 the policy "
-      "learns what that model gets wrong.",
-      "The policy of about step 200, or a run with a higher β": "Yes: the proxy is trusted as long as an independent judge agrees.",
-      "A policy trained on the judge": "Then you need a third judge. Any reward that is optimised stops being a measure."},
-     correct="The policy of about step 200, or a run with a higher β")
+quiz(
+    "The reward rises for 500 steps and the judge's score falls after 200. What do you ship?",
+    {
+        "The last policy: its reward is the highest": "Its reward model is no longer a judge of it: after step 200 "
+        "the policy learns what that model gets wrong.",
+        "The policy of about step 200, or a run with a higher β": "Yes: the proxy is trusted as "
+        "long as an independent judge agrees.",
+        "A policy trained on the judge": "Then you need a third judge. Any reward that is optimised stops being "
+        "a measure.",
+    },
+    correct="The policy of about step 200, or a run with a higher β",
+)
 
 # %% [markdown]
-# **Next:** lesson 11 takes several updates from each batch of samples, which needs a way to notice that the policy has moved: PPO.
+# **Next:** lesson 11 takes several updates from each batch of samples, which needs a way to notice that the
+# policy has moved: PPO.

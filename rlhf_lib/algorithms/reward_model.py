@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from rlhf_lib.losses import bradley_terry_loss, plackett_luce_loss
-from rlhf_lib.models import RewardModel
+from rlhf_lib.models import RewardModel, dropout
 from rlhf_lib.preferences import Ranking, ordered_pairs
-from rlhf_lib.runs import Run, check_finite, shuffled_batches
+from rlhf_lib.runs import Run, check_finite, generator, shuffled_batches
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,7 @@ class Config:
     lr: float = 3e-4  # AdamW's learning rate: a short linear rise, then linearly to 0
     warmup: float = 0.1  # share of the steps in which the learning rate rises
     weight_decay: float = 0.1  # AdamW's
+    dropout: float = 0.1  # while training only: a few thousand sentences are quickly learnt by heart
     loss: Literal["bradley_terry", "plackett_luce"] = "bradley_terry"  # the second needs rankings of one length
     max_grad_norm: float = 1.0  # gradients longer than this are shortened to it
     seed: int = 0  # decides the order of the rankings
@@ -48,7 +49,8 @@ def train(rm: RewardModel, rankings: Sequence[Ranking], config: Config | None = 
 
     for step in run.steps(len(batches)):
         batch = [groups[i] for i in batches[step]]
-        scores = rm.score_ids(rm.encode([text for group in batch for text in group[0].texts]))
+        with dropout(rm, config.dropout, seed=generator(config.seed, step).initial_seed()):
+            scores = rm.score_ids(rm.encode([text for group in batch for text in group[0].texts]))
         chosen, rejected = (side.to(scores.device) for side in _pairs(batch))
         if len(chosen) == 0:
             continue  # nothing but ties

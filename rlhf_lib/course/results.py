@@ -23,7 +23,7 @@ from rlhf_lib.rollout import sample, score
 from rlhf_lib.runs import Run, generator, write_text
 
 SEEDS = (0, 1, 2, 3)
-RLHF = reinforce.Config(steps=30, prompts_per_step=16, samples_per_prompt=4, lr=1e-4, beta=0.1)
+RLHF = reinforce.Config(steps=20, prompts_per_step=16, samples_per_prompt=4, lr=3e-4, beta=0.1)
 MEASURES = ("reward", "judge", "KL", "perplexity", "distinct-2", "length", "finished")
 
 
@@ -57,7 +57,9 @@ def rlhf(seed: int) -> dict:
     config = replace(RLHF, seed=seed)
     run = reinforce.train(policy, reviews.openings("train"), reward, config, reference=start, run=Run(progress=False))
     prompts = reviews.openings("test", limit=64)
-    found = {name: examine(one, prompts, reward, judge, start, seed) for name, one in (("SFT", start), ("RLHF", policy))}
+    found = {
+        name: examine(one, prompts, reward, judge, start, seed) for name, one in (("SFT", start), ("RLHF", policy))
+    }
     return {"curve_reward": run.column("reward"), "curve_kl": run.column("kl"), **found}
 
 

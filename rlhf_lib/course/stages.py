@@ -24,10 +24,11 @@ from rlhf_lib.rollout import sample
 from rlhf_lib.runs import generator, write_text
 
 RECIPE = 1  # raise it when the code below changes what it makes
-GROUP = 16  # sentences a ranking: each carries one rater's number, drawn at random
+GROUP = 16  # sentences a ranking: each carries one rater's number
 SFT = sft.Config(epochs=1, batch_size=32, lr=3e-4)
-PANEL = reward_model.Config(epochs=3, batch_size=4, lr=3e-4)
-JUDGE = reward_model.Config(epochs=4, batch_size=4, lr=3e-4, seed=1)
+PASSES, RATERS = 2, 8  # over a split's sentences; rankings of each group, each by raters drawn anew
+PANEL = reward_model.Config(epochs=1, batch_size=4, lr=1e-3)
+JUDGE = reward_model.Config(epochs=1, batch_size=4, lr=1e-3, seed=1)
 YOURS = reward_model.Config(epochs=4, batch_size=8, lr=3e-5)
 
 
@@ -78,20 +79,19 @@ def labels_file() -> Path:
     return workspace_dir() / "labels.jsonl"
 
 
-def rankings(split: str, epochs: int, seed: int = 0) -> list[preferences.Ranking]:
-    """`epochs` passes over a split's sentences in groups of 16, each sentence with one random rater's number."""
+def rankings(split: str, passes: int, seed: int = 0) -> list[preferences.Ranking]:
+    """`passes` over a split's sentences in groups of 16, each group ranked eight times by raters drawn at random."""
     part, random = reviews.load().subset(split), generator(seed)
     return [
         ranking
-        for _ in range(epochs)
-        for ranking in preferences.rankings_from_ratings(part.texts, part.ratings, GROUP, random, rater="random")
+        for _ in range(passes)
+        for ranking in preferences.rankings_from_ratings(part.texts, part.ratings, GROUP, random, repeats=RATERS)
     ]
 
 
 def _train_on(split: str, config: reward_model.Config, folder: Path) -> None:
     rm = load_reward_model("tiny")
-    once = dataclasses.replace(config, epochs=1)  # the passes differ: each draws its raters anew
-    reward_model.train(rm, rankings(split, config.epochs, config.seed), once)
+    reward_model.train(rm, rankings(split, PASSES, config.seed), config)
     _centre(rm)
     rm.save(folder)
 
@@ -105,7 +105,14 @@ def _centre(rm: RewardModel) -> None:
 
 def _kept(name: str, config, make: Callable[[Path], None], *ingredients) -> Path:
     """The folder of a finished stage, made by `make(folder)` unless a sound one is cached."""
-    recipe = [RECIPE, dataclasses.asdict(config), sha256(data_dir() / "tiny" / "model.safetensors")]
+    recipe = [
+        RECIPE,
+        GROUP,
+        PASSES,
+        RATERS,
+        dataclasses.asdict(config),
+        sha256(data_dir() / "tiny" / "model.safetensors"),
+    ]
     recipe += [dataclasses.asdict(i) if dataclasses.is_dataclass(i) else i for i in ingredients]
     key = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12]
     folder = cache_dir() / "stages" / f"{name}-{key}"

@@ -13,7 +13,7 @@ def _episodes(generator):
     return draw_tensor(generator, 3, 4), draw_mask(generator, batch=3, time=4), draw_number(generator, 0.5, 0.9)
 
 
-def _returns(rewards, mask, gamma):
+def _returns(rewards, mask, gamma=1.0):
     from rlhf_lib.estimators import reward_to_go
 
     return reward_to_go(rewards, mask, gamma)[:, 0]

@@ -40,7 +40,17 @@ def _kl_at_the_end_only(scores, mask, kl, beta):
     return torch.where(last, scores[:, None] - beta * kl, 0.0)
 
 
-# 10.3 a KL loss that pulls
+# 10.3 where RL arrives
+def _two_answers(generator):
+    return draw_number(generator, 0.1, 0.9), draw_number(generator, -1, 1), draw_number(generator, -1, 1), 0.5
+
+
+def _optimum(p, first, second, beta):
+    weight, other = p * math.exp(first / beta), (1 - p) * math.exp(second / beta)
+    return weight / (weight + other)
+
+
+# 10.4 a KL loss that pulls
 def _two_tables(generator):
     return draw_tensor(generator, 7, 2).double(), draw_tensor(generator, 7, 2).double()
 
@@ -72,18 +82,18 @@ def _k3(logprobs, ref_logprobs):
     return (log_ratio.exp() - 1 - log_ratio).sum(1)
 
 
-# 10.4 a price that fits
-BUDGET, BAR = 1.5, 0.2  # nats of KL allowed, reward to reach: on fresh seeds, by the interval's worse end
+# 10.5 a price that fits
+BUDGET, BAR = 1.5, 0.0  # nats of KL allowed, reward to reach: on fresh seeds, by the interval's worse end
 
 
-def priced_run(beta: float, seed: int, steps: int = 80, batch: int = 64) -> tuple[float, float]:
+def priced_run(beta: float, seed: int, steps: int = 60, batch: int = 64) -> tuple[float, float]:
     """Exact (reward, KL) in the micro language after REINFORCE with leave-one-out and β·KL in the reward."""
     from rlhf_lib import losses, mdp, models, reviews
     from rlhf_lib.estimators import holistic_rewards, reward_to_go
 
     world, generator = reviews.micro_mdp(horizon=3), torch.Generator().manual_seed(seed)
     policy, reference = models.TablePolicy(world), models.TablePolicy(world)
-    optimizer = torch.optim.Adam(policy.parameters(), lr=0.1)
+    optimizer = torch.optim.Adam(policy.parameters(), lr=0.15)
     for _ in range(steps):
         tokens, mask = mdp.sample_episodes(world, policy, batch, generator)
         logprobs = mdp.action_logprobs(world, policy, tokens, mask)
@@ -103,21 +113,11 @@ def _fits(beta) -> tuple[bool, str]:
 
     if not float(beta) > 0:
         return False, "β must be positive: it is a price."
-    rewards, kls = zip(*(priced_run(float(beta), seed) for seed in range(100, 106)), strict=True)
+    rewards, kls = zip(*(priced_run(float(beta), seed) for seed in range(100, 104)), strict=True)
     reward, low, _ = mean_interval(rewards)
     kl, _, high = mean_interval(kls)
-    said = f"On 6 new seeds: reward {reward:.2f} (95 % interval from {low:.2f}; the bar is {BAR}), KL {kl:.2f} nats "
+    said = f"On 4 new seeds: reward {reward:.2f} (95 % interval from {low:.2f}; the bar is {BAR}), KL {kl:.2f} nats "
     return low > BAR and high < BUDGET, said + f"(up to {high:.2f}; the budget is {BUDGET})."
-
-
-# 10.5 where RL arrives
-def _two_answers(generator):
-    return draw_number(generator, 0.1, 0.9), draw_number(generator, -1, 1), draw_number(generator, -1, 1), 0.5
-
-
-def _optimum(p, first, second, beta):
-    weight, other = p * math.exp(first / beta), (1 - p) * math.exp(second / beta)
-    return weight / (weight + other)
 
 
 EXERCISES = [
@@ -163,7 +163,7 @@ EXERCISES = [
             ),
             "pads charged": Mistake(
                 "Positions where the mask is False pay KL too. Nothing was chosen there.",
-                lambda scores, mask, kl, beta: _holistic(scores, mask) - beta * kl,
+                lambda scores, mask, kl, beta: _holistic(scores, mask, kl, 0.0) - beta * kl,
             ),
         },
         hint="Write down the rewards of one row by hand: all its words pay their KL, its last word gets the score too.",
@@ -191,6 +191,35 @@ EXERCISES = [
     ),
     Exercise(
         id="10.3",
+        title="Where RL arrives",
+        kind="derive",
+        difficulty=3,
+        importance=5,
+        minutes=10,
+        reference=_optimum,
+        inputs=_two_answers,
+        mistakes={
+            "reference left out": Mistake(
+                "Those are the odds of the rewards alone. An answer that the reference never gives costs infinite KL: "
+                "where does p come in?",
+                lambda p, first, second, beta: _optimum(0.5, first, second, beta),
+            ),
+            "β multiplied": Mistake(
+                "It moves the wrong way with β: a dearer KL should keep the policy nearer to p.",
+                lambda p, first, second, beta: _optimum(p, first, second, 1 / beta),
+            ),
+            "not normalised": Mistake(
+                "The two probabilities do not add up to 1.",
+                lambda p, first, second, beta: p * math.exp(first / beta),
+            ),
+            "sign": Mistake(
+                "The better answer has become rarer.", lambda p, first, second, beta: _optimum(p, second, first, beta)
+            ),
+        },
+        hint="Write q for the probability; set the derivative of q·R₁ + (1 − q)·R₂ − β·KL by q to 0.",
+    ),
+    Exercise(
+        id="10.4",
         title="A KL loss that does not pull",
         kind="find the bug",
         difficulty=4,
@@ -228,47 +257,18 @@ EXERCISES = [
         hint="You want a loss whose derivative by log π(sentence) is the sentence's own log-ratio.",
     ),
     Exercise(
-        id="10.4",
+        id="10.5",
         title="A price that fits the budget",
         kind="experiment",
         difficulty=3,
         importance=4,
         minutes=10,
-        reference=0.8,
+        reference=0.9,
         accept=_fits,
         mistakes={
             "too cheap": Mistake("At β = 0.05 the KL is as good as free, and the policy spends it.", 0.05),
             "too dear": Mistake("At β = 5 the policy stays where the reference is.", 5.0),
         },
         hint="The exact curves above say what the optimum earns and costs at each β; a run gets close to it.",
-    ),
-    Exercise(
-        id="10.5",
-        title="Where RL arrives",
-        kind="derive",
-        difficulty=3,
-        importance=5,
-        minutes=10,
-        reference=_optimum,
-        inputs=_two_answers,
-        mistakes={
-            "reference left out": Mistake(
-                "Those are the odds of the rewards alone. An answer that the reference never gives costs infinite KL: "
-                "where does p come in?",
-                lambda p, first, second, beta: _optimum(0.5, first, second, beta),
-            ),
-            "β multiplied": Mistake(
-                "It moves the wrong way with β: a dearer KL should keep the policy nearer to p.",
-                lambda p, first, second, beta: _optimum(p, first, second, 1 / beta),
-            ),
-            "not normalised": Mistake(
-                "The two probabilities do not add up to 1.",
-                lambda p, first, second, beta: p * math.exp(first / beta),
-            ),
-            "sign": Mistake(
-                "The better answer has become rarer.", lambda p, first, second, beta: _optimum(p, second, first, beta)
-            ),
-        },
-        hint="Write q for the probability; set the derivative of q·R₁ + (1 − q)·R₂ − β·KL by q to 0.",
     ),
 ]
