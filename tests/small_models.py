@@ -1,6 +1,7 @@
 """Small random language models of two kinds, made offline, and the four training loops at their smallest."""
 
 import functools
+import os
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from rlhf_lib.rewards import Reward, text_reward
 from rlhf_lib.rollout import Rollout, pad_left, sample
 from rlhf_lib.runs import Run
 
+os.environ["RLHF_DEVICE"] = "cpu"  # also where there is a GPU: tests that want it name it
 torch.set_num_threads(1)  # more threads only make models of this size wait for each other
 
 KINDS = ("llama", "gpt2")  # rotary positions and a start token; learned positions and none

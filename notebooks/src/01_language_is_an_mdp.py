@@ -795,17 +795,19 @@ found = {
     "SmolLM2": (stored["actions"][0], *(smol[key][0] for key in keys)),
 }
 rows = [(name, *row, row[1] / row[0]) for name, row in found.items()]
-columns = ["policy", "buttons", "typically considered", "a tenth of states below", "a tenth above", "share"]
+columns = ["policy", "buttons", "typically considered", "10 % of states below", "10 % above", "share"]
 show.table(rows, columns, formats={**dict.fromkeys(columns[2:5], ",.0f"), "share": ".1%"})
 print("SmolLM2, typically: {:.0f} (95 % interval over 4 draws of sentences {:.0f} to {:.0f})".format(*smol["typical"]))
-assert found["tiny LM, random weights"][1] > 0.9 * 8192 and found["tiny LM"][1] < 0.1 * 8192
-assert smol["typical"][2] < 0.01 * 49_152  # even the interval's upper end
+assert found["tiny LM, random weights"][1] > 0.9 * 8192
+assert smol["typical"][2] / 49_152 < found["tiny LM"][1] / 8192 < 0.02  # even at the interval's upper end
 
 # %% [markdown]
 # **This is the answer to "how to scale RL?"** A policy with random weights has the whole controller in its hands.
-# Pre-training takes nearly all of the buttons out of play before the first reward is seen; the larger model has six
-# times the buttons and considers fewer of them. RL then only has to choose among what is left. Where the lecture
-# calls pre-training "weight initialization", this is what the initialisation buys.
+# Pre-training takes nearly all of the buttons out of play before the first reward is seen. And the size of the
+# controller hardly matters: SmolLM2 has six times as many buttons as our model and considers about as many. (Don't
+# read more into the comparison. Its tokens are others, and it has not been brought up on film reviews.) RL then only
+# has to choose among what is left. Where the lecture calls pre-training "weight initialization", this is what the
+# initialisation buys.
 #
 # The other side of it: what the policy does not consider it will not try, and what it does not try RL cannot reward.
 #
@@ -818,13 +820,14 @@ assert smol["typical"][2] < 0.01 * 49_152  # even the interval's upper end
 # %%
 with torch.no_grad():
     log_p = mdp.action_logprobs(micro, confined, tokens, mask).sum(1)
-    whole = -(log_p.exp() @ log_p)
-    reach = mdp.state_distribution(micro, confined)  # the probability to pass through each state
+    whole = -(log_p.exp() @ log_p)  # the entropy of whole episodes
     states = mdp.exact_values(micro, confined).states
+    reach = mdp.state_distribution(micro, confined)  # the probability to pass through each state
+    lengths = torch.tensor([len(s) for s in states])
     padded = torch.tensor([[*s, *[0] * (micro.horizon - len(s))] for s in states])
-    step = torch.stack([confined(padded)[i, len(s)] for i, s in enumerate(states)])
-print(f"micro: {len(tokens):,} reviews, {whole.exp():.0f} in play")
-assert torch.isclose(whole, reach @ buttons_considered(step).log(), atol=1e-3)
+    step = buttons_considered(confined(padded)[torch.arange(len(states)), lengths]).log()
+print(f"micro: {len(tokens):,} reviews, {whole.exp():.1f} of them in play")
+assert torch.isclose(whole, reach @ step, atol=1e-3)
 
 surprise = -written.logprobs.sum(1) / math.log(10)
 middle, low, high = runs.mean_interval(surprise.tolist())

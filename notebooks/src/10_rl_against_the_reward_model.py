@@ -516,13 +516,13 @@ show.figure(
 
 # %%
 judge = stages.judge()
-test_prompts = reviews.openings("test", limit=64)
+test_prompts = reviews.openings("test", limit=32)
 policies = {"base": models.load_model("tiny"), "SFT": sft_policy, "RLHF": policy}
 report = {name: results.examine(one, test_prompts, reward, judge, sft_policy) for name, one in policies.items()}
 show.table(
     [(name, *[row[key] for key in results.MEASURES]) for name, row in report.items()],
     ["policy", *results.MEASURES],
-    caption="64 openings of the test blocks, 4 samples each, this run",
+    caption="32 openings of the test blocks, 4 samples each, this run",
 )
 
 # %% [markdown]

@@ -18,8 +18,8 @@ from rlhf_lib.course import stages
 from rlhf_lib.losses import kl_estimate
 from rlhf_lib.models import Policy, RewardModel, load_model, load_reward_model
 from rlhf_lib.paths import data_dir
-from rlhf_lib.rewards import Reward
-from rlhf_lib.rollout import sample, score
+from rlhf_lib.rewards import Reward, vader
+from rlhf_lib.rollout import Rollout, sample, score
 from rlhf_lib.runs import Run, generator, write_text
 
 SEEDS = (0, 1, 2, 3)
@@ -97,9 +97,40 @@ def learning_point(labels: int, rater: str, seed: int) -> float:
     return preferences.pairwise_accuracy(rm.score_texts(test.texts), judged, resamples=2).value
 
 
+def without_brakes(seed: int) -> reinforce.Config:
+    """Lesson 04's REINFORCE on text: a high learning rate, no KL."""
+    return reinforce.Config(steps=30, lr=1e-3, seed=seed)
+
+
+def gauges(diary: Sequence[tuple[Rollout, torch.Tensor]], start: Policy) -> dict[str, list[float]]:
+    """What became of the texts (roll-out, scores) of each training step.
+
+    Their mean score, their perplexity under the policy that training started from, the share of different word pairs.
+    """
+    return {
+        "score": [scores.mean().item() for _, scores in diary],
+        "perplexity": [metrics.perplexity(start, texts) for texts, _ in diary],
+        "distinct-2": [metrics.distinct_n(texts.completions(), 2) for texts, _ in diary],
+    }
+
+
+def gibberish(seed: int) -> dict:
+    """Lesson 04: REINFORCE without baseline, reference or KL on VADER's score; the gauges at every step."""
+    policy, lexicon, diary = stages.sft_policy(), vader(), []
+
+    def reward(texts: Rollout) -> torch.Tensor:
+        diary.append((texts, lexicon(texts)))
+        return diary[-1][1]
+
+    openings, config = reviews.openings("train"), without_brakes(seed)
+    reinforce.train(policy, openings, reward, config, run=Run(progress=False), baseline=reinforce.no_baseline)
+    return gauges(diary, stages.sft_policy())
+
+
 # lesson -> (file, one seed's results)
 MAKERS: dict[str, tuple[str, Callable[[int], dict]]] = {
     "01": ("01_buttons", buttons),
+    "04": ("04_reinforce", gibberish),
     "09": ("09_learning_curve", learning_curve),
     "10": ("10_rlhf", rlhf),
 }

@@ -223,7 +223,7 @@ EXERCISES = [
             ),
         },
         hint="Write down by hand where a 1 must stand for episodes of 1, 3 and 5 words in a table of 5 columns.",
-        remark="This is rlhf_lib.estimators.holistic_rewards; the mask, not the table's edge, knows where a review ends.",
+        remark="This is rlhf_lib.estimators.holistic_rewards; the mask knows where a review ends.",
     ),
     Exercise(
         id="01.3",
