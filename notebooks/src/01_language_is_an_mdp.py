@@ -863,6 +863,8 @@ quiz(
     },
     correct="The last action, often the end token",
 )
+
+# %%
 quiz(
     "Why is text Markov, although words refer far back?",
     {
@@ -875,6 +877,8 @@ quiz(
     },
     correct="Because the state is the whole text so far",
 )
+
+# %%
 quiz(
     "A policy's entropy in some state is log 20. What do you know?",
     {
@@ -886,6 +890,8 @@ quiz(
     },
     correct="Its doubt is that of 20 equally likely tokens",
 )
+
+# %%
 quiz(
     "A sampled J has the interval ±0.4 from 100 episodes. You need ±0.04. How many episodes?",
     {

@@ -77,8 +77,10 @@ def _episodes_needed(z: float = 1.96) -> int:
 def _narrow_enough(episodes) -> tuple[bool, str]:
     from rlhf_lib import mdp, models, reviews
 
-    if not 2 <= episodes <= 20_000:
-        return False, "Try a number from 2 to 20,000."
+    if episodes < 2:
+        return False, "An interval needs at least 2 episodes."
+    if episodes > 2 * _episodes_needed():
+        return False, "That would do, but fewer than half as many would do as well."
     micro = reviews.micro_mdp(horizon=4)
     policy = models.TablePolicy(micro)
     exact, halves, covered = mdp.exact_objective(micro, policy).item(), [], 0
@@ -88,12 +90,10 @@ def _narrow_enough(episodes) -> tuple[bool, str]:
         halves.append(1.96 * returns.std().item() / math.sqrt(len(returns)))
         covered += abs(returns.mean().item() - exact) <= halves[-1]
     narrow = sum(half <= HALF_WIDTH for half in halves)
-    message = (
+    return narrow >= 19, (
         f"On {len(SEEDS)} new seeds the half-width is {min(halves):.3f} to {max(halves):.3f}, at most {HALF_WIDTH} on "
         f"{narrow} of them; the interval holds the exact J on {covered}."
     )
-    thrifty = episodes <= 2 * _episodes_needed()
-    return narrow >= 19 and thrifty, message + ("" if thrifty else " Fewer than half of these episodes would do.")
 
 
 # 01.4 predict: discount and length
