@@ -818,16 +818,18 @@ assert smol["typical"][2] / 49_152 < found["tiny LM"][1] / 8192 < 0.02  # even a
 # we drew in section 5. *Predict: still more than atoms?*
 
 # %%
+states = mdp.exact_values(micro, uniform).states  # the 820 partial texts, in the order of a table's rows
+lengths = torch.tensor([len(s) for s in states])
+padded = torch.tensor([[*s, *[0] * (micro.horizon - len(s))] for s in states])
 with torch.no_grad():
-    log_p = mdp.action_logprobs(micro, confined, tokens, mask).sum(1)
+    rows = confined(padded)[torch.arange(len(states)), lengths]  # log-probabilities of the ten words in each state
+    as_table = models.TablePolicy(micro)
+    as_table.logits.copy_(rows)
+    log_p = mdp.action_logprobs(micro, as_table, tokens, mask).sum(1)
     whole = -(log_p.exp() @ log_p)  # the entropy of whole episodes
-    states = mdp.exact_values(micro, confined).states
-    reach = mdp.state_distribution(micro, confined)  # the probability to pass through each state
-    lengths = torch.tensor([len(s) for s in states])
-    padded = torch.tensor([[*s, *[0] * (micro.horizon - len(s))] for s in states])
-    step = buttons_considered(confined(padded)[torch.arange(len(states)), lengths]).log()
+    step_by_step = mdp.state_distribution(micro, as_table) @ buttons_considered(rows).log()
 print(f"micro: {len(tokens):,} reviews, {whole.exp():.1f} of them in play")
-assert torch.isclose(whole, reach @ step, atol=1e-3)
+assert torch.isclose(whole, step_by_step, atol=1e-4)
 
 surprise = -written.logprobs.sum(1) / math.log(10)
 middle, low, high = runs.mean_interval(surprise.tolist())

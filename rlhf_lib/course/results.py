@@ -72,8 +72,8 @@ def buttons(seed: int) -> dict[str, float]:
 
 
 LABELS = (100, 300, 1000, 3000)  # labelled pairs, one person each
-PANELS = (100, 300, 1000)  # labelled pairs, each by a whole panel
-LEARNING = reward_model.Config(epochs=3, batch_size=8, lr=3e-4)
+PANELS = (30, 100, 300)  # labelled pairs, each by a whole panel
+LEARNING = reward_model.Config(epochs=3, batch_size=8, lr=1e-3)
 
 
 def learning_curve(seed: int) -> dict:
@@ -99,7 +99,7 @@ def learning_point(labels: int, rater: str, seed: int) -> float:
 
 def without_brakes(seed: int) -> reinforce.Config:
     """Lesson 04's REINFORCE on text: a high learning rate, no KL."""
-    return reinforce.Config(steps=30, lr=1e-3, seed=seed)
+    return reinforce.Config(steps=24, lr=2e-3, seed=seed)
 
 
 def gauges(diary: Sequence[tuple[Rollout, torch.Tensor]], start: Policy) -> dict[str, list[float]]:
