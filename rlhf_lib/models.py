@@ -8,7 +8,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -370,7 +370,8 @@ def _load_lm(name: str | Path, dtype: torch.dtype | None = None) -> tuple[nn.Mod
             lm, tokenizer, _ = _load_lm(manifest["base"], dtype)
             lm = _peft().PeftModel.from_pretrained(lm, folder, is_trainable=True).to(weights)
             return lm, tokenizer, manifest
-        lm = AutoModelForCausalLM.from_pretrained(folder, dtype=weights, use_safetensors=True)
+        with _no_progress_bars() if isinstance(folder, Path) else nullcontext():  # a download keeps its bar
+            lm = AutoModelForCausalLM.from_pretrained(folder, dtype=weights, use_safetensors=True)
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
@@ -386,6 +387,20 @@ def _load_lm(name: str | Path, dtype: torch.dtype | None = None) -> tuple[nn.Mod
         raise ValueError(f"{folder} holds no complete model (its tokenizer is missing): save or fetch it again")
     _separate_pad(tokenizer)
     return lm, tokenizer, manifest | {"base": base}
+
+
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    """Spare the reader transformers' bar over a second of loading weights."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _micro() -> tuple[nn.Module, object]:

@@ -111,7 +111,11 @@ class Run:
             self._release_lock()
 
     def log(self, step: int, **metrics) -> None:
-        """Record a step's metrics (numbers or one-element tensors): in `history`, in metrics.jsonl, on the bar."""
+        """Record a step's metrics (numbers or one-element tensors): in `history`, in metrics.jsonl, on the bar.
+
+        A metric that is None, as the KL without a reference, is left out.
+        """
+        metrics = {k: v for k, v in metrics.items() if v is not None}
         row = {"step": step} | {k: v.item() if isinstance(v, Tensor) else v for k, v in metrics.items()}
         self.history.append(row)
         self._bar.set_postfix({k: f"{v:.3g}" for k, v in list(row.items())[1:5] if isinstance(v, int | float)})

@@ -184,7 +184,7 @@ def test_the_price_of_kl_adapts_as_ziegler_et_al_do():
         price.adapt(kl)
         assert price.beta == pytest.approx(wanted)
     fixed = ppo.KLPrice(0.1, None, 0.1)
-    fixed.adapt(math.nan)
+    fixed.adapt(7.0)
     assert fixed.beta == 0.1
 
 
@@ -208,7 +208,7 @@ def test_reinforce_and_ppo_raise_the_exact_objective():
     policy = micro(value_head=True)
     run = ppo.train(policy, [MICRO_PROMPT], micro_reward(), ppo.Config(steps=10, beta=0.0, **SMALL), run=quiet())
     assert exact_score(policy) > before + 2
-    assert run.column("reward")[-1] > run.column("reward")[0] + 2 and math.isnan(run.history[0]["kl"])
+    assert run.column("reward")[-1] > run.column("reward")[0] + 2 and "kl" not in run.history[0]
 
 
 @pytest.mark.parametrize("algorithm", [reinforce, ppo])

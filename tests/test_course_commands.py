@@ -103,13 +103,18 @@ def test_the_news_pop_up_is_off_and_nothing_weakens_the_token():
 
 
 def test_a_lesson_is_run_in_its_folder_and_written_even_when_it_fails(tmp_path):
-    good = make_lesson(tmp_path / "03_good.ipynb", "import os; print('in', os.path.basename(os.getcwd()))", "6 * 7")
+    labeler = "from rlhf_lib.show import PairLabeler; PairLabeler([('a fine film', 'a dull film')])"
+    good = make_lesson(
+        tmp_path / "03_good.ipynb", "import os; print('in', os.path.basename(os.getcwd()))", "6 * 7", labeler
+    )
     result = run.run_lesson(good, tmp_path / "build")
     assert result.lesson == "03_good" and result.error == "" and 0 < result.seconds < 60
     executed = nbformat.read(tmp_path / "build" / "executed" / "03_good.ipynb", as_version=4)
     assert executed.cells[0].outputs[0].text == f"in {tmp_path.name}\n"
     assert executed.cells[1].outputs[0].data["text/plain"] == "42"
-    assert ">42<" in (tmp_path / "build" / "html" / "03_good.html").read_text(encoding="utf-8").replace("\n", "")
+    page = (tmp_path / "build" / "html" / "03_good.html").read_text(encoding="utf-8")
+    assert ">42<" in page.replace("\n", "")
+    assert "a dull film" in page and "jupyter.widget" not in page  # the static form, which needs no network
 
     bad = make_lesson(tmp_path / "04_bad.ipynb", "print('before')", "1 / 0", "print('after')")
     result = run.run_lesson(bad, tmp_path / "build")

@@ -51,7 +51,7 @@ def train(
 ) -> Run:
     """Train `policy` (with a value head) in place to earn `reward` on completions of `prompts`.
 
-    The history holds reward, kl (nats a completion, NaN without a reference), beta, and of the updates approx_kl
+    The history holds reward, kl (nats a completion, with a reference only), beta, and of the updates approx_kl
     (nats a token, k3), clip_fraction, first_ratio (largest |ratio − 1| before the first update: 0 up to rounding),
     value_loss, entropy, length, finished.
     """
@@ -100,7 +100,7 @@ def train(
                 optimizer.step()
                 updates.append(_update_metrics(new.logprobs, old.logprobs[rows], mask[rows], config.clip, critic))
 
-        mean_kl = float("nan") if kl is None else kl.sum(1).mean().item()
+        mean_kl = None if kl is None else kl.sum(1).mean().item()
         run.log(
             step,
             reward=(scores if scores.dim() == 1 else scores.where(mask, 0).sum(1)).mean(),
@@ -112,7 +112,8 @@ def train(
             length=rollout.lengths.float().mean(),
             finished=rollout.finished.float().mean(),
         )
-        price.adapt(mean_kl)
+        if mean_kl is not None:
+            price.adapt(mean_kl)
     return run
 
 

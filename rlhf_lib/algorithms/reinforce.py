@@ -60,7 +60,7 @@ def train(
     """Train `policy` in place to earn `reward` on completions of `prompts`.
 
     `baseline(returns [B, T], rollout) -> weights [B, T]` may be your own. The history holds reward, kl (nats a
-    completion, NaN without a reference), entropy (−log π of the sampled tokens), length, finished and grad_norm.
+    completion; with a reference only), entropy (−log π of the sampled tokens), length, finished and grad_norm.
     """
     config, run = config or Config(), run or Run()
     if config.beta and reference is None:
@@ -98,7 +98,7 @@ def train(
         run.log(
             step,
             reward=(scores if scores.dim() == 1 else scores.where(rollout.mask, 0).sum(1)).mean(),
-            kl=float("nan") if kl is None else kl.sum(1).mean(),
+            kl=None if kl is None else kl.sum(1).mean(),
             entropy=-rollout.logprobs.sum() / rollout.mask.sum(),
             length=rollout.lengths.float().mean(),
             finished=rollout.finished.float().mean(),

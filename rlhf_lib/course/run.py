@@ -17,6 +17,7 @@ from rlhf_lib.course.build import main as build_editions
 from rlhf_lib.paths import lesson_files, project_root
 
 CELL_SECONDS = 600  # a cell that takes longer is stuck
+STATIC_FIRST = ["text/html", "image/svg+xml", "image/png", "text/latex", "text/markdown", "text/plain"]
 
 
 class Result(NamedTuple):
@@ -37,6 +38,7 @@ def run_lesson(lesson: Path, build_dir: Path) -> Result:
     from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
     from nbconvert import HTMLExporter
     from tqdm import tqdm
+    from traitlets.config import Config
 
     notebook = nbformat.read(lesson, as_version=4)
     error, start = "", time.perf_counter()
@@ -53,10 +55,10 @@ def run_lesson(lesson: Path, build_dir: Path) -> Result:
             error = str(problem).strip()
     seconds = time.perf_counter() - start
 
-    for folder, text in (
-        ("executed", nbformat.writes(notebook)),
-        ("html", HTMLExporter().from_notebook_node(notebook)[0]),
-    ):
+    executed = nbformat.writes(notebook)
+    notebook.metadata.pop("widgets", None)  # on a page without a kernel, widgets show as their static form
+    page = HTMLExporter(config=Config({"NbConvertBase": {"display_data_priority": STATIC_FIRST}}))
+    for folder, text in (("executed", executed), ("html", page.from_notebook_node(notebook)[0])):
         path = build_dir / folder / lesson.with_suffix(".html" if folder == "html" else ".ipynb").name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8", newline="\n")
