@@ -334,11 +334,11 @@ show.table(rows, ["ν", "share of rankings with ties", "A (true 0)", "B (true 0.
 # %% [markdown]
 # ## 4 · A reward model of real people
 #
-# Now the real thing. Hutto and Gilbert had every sentence rated by 15 to 29 people. The sentences of the train blocks are
-# dealt into rankings, in each of which a sentence carries the number of *one* of its raters, drawn at random; equal
-# numbers tie. The model is the tiny language model with a new head: one linear map from the hidden state of the **last**
-# token, which alone has seen the whole text, to a number. The loss is Bradley–Terry's on all pairs of a ranking, and the
-# loop an ordinary one, short enough to read: `rlhf_lib/algorithms/reward_model.py`.
+# Now the real thing. Hutto and Gilbert had every sentence rated by 15 to 29 people. The sentences of the train blocks
+# are dealt into rankings, in each of which a sentence carries the number of *one* of its raters, drawn at random; equal
+# numbers tie. The model is the tiny language model with a new head: one linear map from the hidden state of the
+# **last** token, which alone has seen the whole text, to a number. The loss is Bradley–Terry's on all pairs of a
+# ranking, and the loop an ordinary one, short enough to read: `rlhf_lib/algorithms/reward_model.py`.
 
 # %%
 rm = stages.panel_reward_model()

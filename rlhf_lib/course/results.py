@@ -99,7 +99,7 @@ def learning_point(labels: int, rater: str, seed: int) -> float:
 
 def without_brakes(seed: int) -> reinforce.Config:
     """Lesson 04's REINFORCE on text: a high learning rate, no KL."""
-    return reinforce.Config(steps=24, lr=2e-3, seed=seed)
+    return reinforce.Config(steps=30, lr=1e-3, seed=seed)
 
 
 def gauges(diary: Sequence[tuple[Rollout, torch.Tensor]], start: Policy) -> dict[str, list[float]]:
@@ -109,7 +109,7 @@ def gauges(diary: Sequence[tuple[Rollout, torch.Tensor]], start: Policy) -> dict
     """
     return {
         "score": [scores.mean().item() for _, scores in diary],
-        "perplexity": [metrics.perplexity(start, texts) for texts, _ in diary],
+        "perplexity": [metrics.perplexity(start, texts[::2]) for texts, _ in diary],  # every other text, for speed
         "distinct-2": [metrics.distinct_n(texts.completions(), 2) for texts, _ in diary],
     }
 
