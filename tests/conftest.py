@@ -3,6 +3,7 @@
 import pytest
 
 from rlhf_lib import assets, reviews
+from rlhf_lib.models import Policy, load_model
 
 
 @pytest.fixture(scope="session")
@@ -11,4 +12,13 @@ def rated() -> reviews.Reviews:
     try:
         return reviews.load()
     except assets.AssetError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def smol() -> Policy:
+    """SmolLM2; tests that need it are skipped where its weights can be neither found nor fetched."""
+    try:
+        return load_model("smol")
+    except (assets.AssetError, ImportError) as error:
         pytest.skip(str(error))

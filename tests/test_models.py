@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from tools import holistic
 from transformers import PreTrainedTokenizerFast
 
-from rlhf_lib import assets, reviews
+from rlhf_lib import reviews
 from rlhf_lib.mdp import TokenMDP, enumerate_episodes, exact_objective, exact_values
 from rlhf_lib.models import (
     Policy,
@@ -498,15 +498,6 @@ def test_the_shipped_model_samples_what_it_scores():
     )
     torch.testing.assert_close(score(policy, rollout).logprobs, rollout.logprobs, atol=1e-5, rtol=0)
     assert rollout.prompts()[::2] == prompts
-
-
-@pytest.fixture(scope="module")
-def smol():
-    try:
-        assets.smollm2_dir()
-    except (assets.AssetError, ImportError) as error:
-        pytest.skip(str(error))
-    return load_model("smol")
 
 
 @pytest.mark.slow

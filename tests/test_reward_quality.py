@@ -19,10 +19,12 @@ def scores(held_out):
 
 
 def test_it_orders_pairs_across_blocks(held_out, scores):
-    pairs = preferences.cross_block_pairs(held_out.ratings, held_out.block, 30_000, generator(1))
+    pairs = preferences.cross_block_pairs(held_out.ratings, held_out.block, 300_000, generator(1))
     ceiling = preferences.human_ceiling(held_out.ratings, held_out.block, "across", generator(2), n=30_000)
-    accuracy = preferences.pairwise_accuracy(scores, pairs)
-    assert 0.73 <= accuracy.value < ceiling.person_and_rest.value  # measured 0.749; the aim is 0.76
+    accuracy = preferences.pairwise_accuracy(scores, pairs, resamples=2)
+    assert (
+        0.757 <= accuracy.value < ceiling.person_and_rest.value
+    )  # measured 0.764; the rest is other machines' rounding
 
 
 def test_it_orders_pairs_within_blocks_which_is_harder(held_out, scores):
@@ -46,3 +48,11 @@ def test_a_stored_point_of_the_learning_curve_comes_out_the_same_again(rated):
     stored = results.load("09_learning_curve")["one person"]["100"]
     again = results.learning_point(100, "random", seed=results.SEEDS[0])
     assert again == pytest.approx(stored[0], abs=max(0.02, max(stored) - min(stored)))
+
+
+def test_half_a_pass_is_half_of_the_groups_with_all_their_raters(rated):
+    once, more = stages.rankings("judge", 1), stages.rankings("judge", 1.5)
+    assert once == more[: len(once)] and len(more) == pytest.approx(1.5 * len(once), abs=stages.RATERS)
+    assert len(more) % stages.RATERS == 0
+    last = more[-stages.RATERS :]
+    assert len({ranking.texts for ranking in last}) == 1 and len({ranking.ranks for ranking in last}) > 1

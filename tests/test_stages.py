@@ -24,7 +24,7 @@ def micro(monkeypatch, tmp_path):
     )
     monkeypatch.setattr(stages.reviews, "demonstrations", lambda *a, **k: MICRO_DEMONSTRATIONS)
     monkeypatch.setattr(stages.reviews, "openings", lambda *a, **k: [MICRO_PROMPT])
-    monkeypatch.setattr(stages, "rankings", lambda split, epochs, seed=0: MICRO_RANKINGS * epochs)
+    monkeypatch.setattr(stages, "rankings", lambda split, passes, seed=0: MICRO_RANKINGS * 2)
     return tmp_path
 
 

@@ -81,4 +81,34 @@ def test_training_is_reproducible_in_its_parts():
     rows = [[1, *range(3, 3 + n), 2] for n in range(1, 200)]
     once, again = pretrain.batches(rows, seed=5), pretrain.batches(rows, seed=5)
     assert once == again and once != pretrain.batches(rows, seed=6)
-    assert sorted(map(len, (row for batch in once for row in batch))) == sorted(map(len, rows))  # each row once
+    assert sorted(i for batch in once for i in batch) == list(range(len(rows)))
+
+
+def test_a_batch_learns_its_tokens_and_its_teacher_whatever_it_is_padded_with(tiny):
+    rows = [[1, 40, 50, 60, 2], [1, 70, 2], [1, 80, 90, 2]]
+    body, pupil = tiny.lm.get_decoder(), torch.nn.Linear(pretrain.WIDTH, 7)
+    with torch.no_grad():
+        alone = [body(input_ids=torch.tensor([row])).last_hidden_state[0] for row in rows]
+        nats = [
+            -tiny.lm.lm_head(h)[:-1].log_softmax(-1)[range(len(r) - 1), r[1:]] for h, r in zip(alone, rows, strict=True)
+        ]
+        positions = [torch.tensor([1, 3, 4]), torch.tensor([2])]  # of the first two rows; the third has no teacher
+        states = [pupil(h[where]) for h, where in zip(alone, positions, strict=False)]
+        exact = pretrain.Teacher(positions, states)
+        off = pretrain.Teacher(positions, [states[0], states[1] + 2.0])
+        likelihood, distance = pretrain.losses(tiny.lm, pupil, rows, exact, [2, 0, 1])
+        assert likelihood.item() == pytest.approx(torch.cat(nats).mean().item(), rel=1e-5)
+        assert distance.item() == pytest.approx(0.0, abs=1e-9)
+        assert pretrain.losses(tiny.lm, pupil, rows, off, [1, 0])[1].item() == pytest.approx(4 / 4, rel=1e-5)
+        assert pretrain.losses(tiny.lm, pupil, rows, off, [2])[1].item() == 0
+
+
+@pytest.mark.slow
+def test_the_teacher_speaks_where_both_tokenizers_end_a_token(tiny, smol):
+    text = "An unforgettably gripping film, isn't it?"
+    ((positions, states),) = pretrain._states([text], tiny.tokenizer)
+    row, pieces = tiny.tokenizer(text)["input_ids"], smol.tokenizer(text, add_special_tokens=False)["input_ids"]
+    ends = {smol.tokenizer.decode(pieces[: k + 1]) for k in range(len(pieces))}
+    said = [tiny.tokenizer.decode(row[1 : place + 1]) for place in positions.tolist()]
+    assert set(said) <= ends and said[-1] == said[-2] == text  # the end token hears what the last word heard
+    assert positions[-1] == len(row) and states.shape == (len(positions), 576)

@@ -73,7 +73,7 @@ def buttons(seed: int) -> dict[str, float]:
 
 LABELS = (100, 300, 1000, 3000)  # labelled pairs, one person each
 PANELS = (30, 100, 300)  # labelled pairs, each by a whole panel
-LEARNING = reward_model.Config(epochs=3, batch_size=8, lr=1e-3)
+LEARNING = reward_model.Config(epochs=2, batch_size=8, lr=1e-3)
 
 
 def learning_curve(seed: int) -> dict:

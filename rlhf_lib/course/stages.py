@@ -7,10 +7,12 @@ changed ingredient makes a new one, and with the digests of its files, so that a
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from filelock import FileLock
@@ -23,12 +25,12 @@ from rlhf_lib.paths import data_dir, workspace_dir
 from rlhf_lib.rollout import sample
 from rlhf_lib.runs import generator, write_text
 
-RECIPE = 1  # raise it when the code below changes what it makes
-GROUP = 16  # sentences a ranking: each carries one rater's number
+RECIPE = 2  # raise it when the code below changes what it makes
+GROUP = 32  # sentences a ranking: each carries one rater's number
 SFT = sft.Config(epochs=1, batch_size=32, lr=3e-4)
-PASSES, RATERS = 2, 8  # over a split's sentences; rankings of each group, each by raters drawn anew
-PANEL = reward_model.Config(epochs=1, batch_size=4, lr=1e-3)
-JUDGE = reward_model.Config(epochs=1, batch_size=4, lr=1e-3, seed=1)
+PASSES, RATERS = 1.5, 8  # over a split's sentences; rankings of each group, each by raters drawn anew
+PANEL = reward_model.Config(epochs=1, batch_size=2, lr=1e-3, dropout=0.05)
+JUDGE = replace(PANEL, seed=1)
 YOURS = reward_model.Config(epochs=4, batch_size=8, lr=3e-5)
 
 
@@ -79,14 +81,13 @@ def labels_file() -> Path:
     return workspace_dir() / "labels.jsonl"
 
 
-def rankings(split: str, passes: int, seed: int = 0) -> list[preferences.Ranking]:
-    """`passes` over a split's sentences in groups of 16, each group ranked eight times by raters drawn at random."""
-    part, random = reviews.load().subset(split), generator(seed)
-    return [
-        ranking
-        for _ in range(passes)
-        for ranking in preferences.rankings_from_ratings(part.texts, part.ratings, GROUP, random, repeats=RATERS)
-    ]
+def rankings(split: str, passes: float, seed: int = 0) -> list[preferences.Ranking]:
+    """`passes` over a split's sentences in groups of 32, each group ranked eight times by raters drawn at random."""
+    part, random, found = reviews.load().subset(split), generator(seed), []
+    for _ in range(math.ceil(passes)):
+        found += preferences.rankings_from_ratings(part.texts, part.ratings, GROUP, random, repeats=RATERS)
+    groups = len(found) // RATERS / math.ceil(passes)  # a pass
+    return found[: round(passes * groups) * RATERS]
 
 
 def _train_on(split: str, config: reward_model.Config, folder: Path) -> None:
