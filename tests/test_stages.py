@@ -136,7 +136,7 @@ def test_two_who_want_a_stage_at_once_make_it_once(capsys):
 def test_the_judge_is_another_model_than_the_reward_model(monkeypatch):
     asked = []
     monkeypatch.setattr(
-        stages, "rankings", lambda split, epochs, seed=0: asked.append((split, seed)) or MICRO_RANKINGS * epochs
+        stages, "rankings", lambda split, passes, seed=0: asked.append((split, seed)) or MICRO_RANKINGS * 2
     )
     panel, judge = stages.panel_reward_model(), stages.judge()
     assert asked == [("train", stages.PANEL.seed), ("judge", stages.JUDGE.seed)]
