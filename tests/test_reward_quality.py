@@ -42,7 +42,6 @@ def test_its_probabilities_are_calibrated(held_out, scores):
     assert error <= 0.05
 
 
-@pytest.mark.skip(reason="lesson 09 is a draft: its learning curve is not made yet")
 def test_a_stored_point_of_the_learning_curve_comes_out_the_same_again(rated):
     """Equal on the platform that made it; elsewhere, within the spread that seeds have."""
     stored = results.load("09_learning_curve")["one person"]["100"]

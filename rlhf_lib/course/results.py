@@ -71,7 +71,7 @@ def buttons(seed: int) -> dict[str, float]:
     return {"actions": policy.vocabulary, **metrics.buttons_considered(policy, [texts[i] for i in drawn])}
 
 
-LABELS = (100, 300, 1000, 3000)  # labelled pairs, one person each
+LABELS = (100, 300, 1000, 2000)  # labelled pairs, one person each
 PANELS = (30, 100, 300)  # labelled pairs, each by a whole panel
 LEARNING = reward_model.Config(epochs=2, batch_size=8, lr=1e-3)
 
