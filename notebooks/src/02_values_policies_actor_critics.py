@@ -29,7 +29,7 @@
 # |---|---|
 # | Before this | lesson 01: states, actions, returns, $J$ |
 # | Reading | about 45 minutes, with the exercises about 100 |
-# | Run time | about 25 seconds on 2 cores |
+# | Run time | about 20 seconds on 2 cores; the first time a minute more, to train the SFT policy of section 3 |
 # | With a GPU | nothing changes: all of this is small |
 
 # %%
@@ -79,7 +79,7 @@ assert abs(value_of("great") + 0.06) < 0.005 and value_of("but") < -1.5  # all o
 # > **Slips on the slide.** It has
 # > $V_t^\pi = \mathbb{E}_{a_t\sim\pi}\big[\sum_{\tau=t}^{K} \gamma R(s_\tau, a_\tau)\big]$.
 # > The exponent $\tau - t$ is missing: as it stands, a reward is discounted once, whenever it comes. The sum to $K$
-# > allows one action too many. And the expectation is over *all* the actions to come, given $s_t$.
+# > allows one action too many. And, given $s_t$, the expectation is over *all* the actions to come.
 #
 # *Predict: by how much do the first two change* $V(\text{awful})$ *at* $\gamma = 0.5$*?*
 
@@ -966,7 +966,7 @@ def draw_watershed(start):
 
 # %%
 assert abs(ways[0.6][-1][1] - 2) < 0.01 and abs(ways[0.7][-1][1] - 1) < 0.01
-assert all((way[-1][0] > 0.9) == (start > watershed) for start, way in ways.items())
+assert all((way[-1][0] > 0.9) == (start > 2 / 3) for start, way in ways.items())
 show.slider_figure(
     draw_watershed,
     alt=lambda start: f"From p = {start:g} the ascent ends at J = {ways[start][-1][1]:.2f}.",

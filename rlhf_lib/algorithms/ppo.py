@@ -112,8 +112,7 @@ def train(
             length=rollout.lengths.float().mean(),
             finished=rollout.finished.float().mean(),
         )
-        if mean_kl is not None:
-            price.adapt(mean_kl)
+        price.adapt(mean_kl)
     return run
 
 
@@ -126,8 +125,8 @@ class KLPrice:
     def __init__(self, beta: float, target: float | None, gain: float):
         self.beta, self.target, self.gain = beta, target, gain
 
-    def adapt(self, kl: float) -> None:
-        if self.target is not None:
+    def adapt(self, kl: float | None) -> None:
+        if self.target is not None and kl is not None:
             error = min(max(kl / self.target - 1, -0.2), 0.2)
             self.beta *= 1 + self.gain * error
 
