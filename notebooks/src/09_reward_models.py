@@ -400,10 +400,8 @@ for kind in pairs:
         show.bars(accuracy[kind], f"right, pairs {kind} blocks", exact={"coin": 0.5}, horizontal=True, size=(7, 2.6)),
         alt=f"Accuracy on test pairs {kind} blocks, from VADER to the mean of the other people, with intervals.",
     )
-    print(
-        f"{kind}: " + ", ".join(f"{name} {a.value:.3f}" for name, a in accuracy[kind].items()),
-        f"({pairs[kind].tie_share:.0%} ties left out)",
-    )
+    print(f"{kind}: " + ", ".join(f"{name} {a.value:.3f}" for name, a in accuracy[kind].items()))
+    print(f"({pairs[kind].tie_share:.0%} of the pairs were ties, and are left out)")
 across, within = accuracy["across"], accuracy["within"]
 assert across["VADER"].value < across["bag of words"].value < across["reward model"].value
 assert across["reward model"].high < across["the mean of the others"].value
@@ -509,7 +507,11 @@ def price_list(stored, live):
     return fig
 
 
-show.figure(price_list(stored, live), alt="Accuracy rises with the logarithm of the dollars spent on labels.")
+show.figure(
+    price_list(stored, live),
+    alt="Accuracy against dollars: it rises and then flattens, far below the human ceiling. At the same price, single "
+    "people's labels lie above the panel's.",
+)
 
 # %%
 rows = [
@@ -528,10 +530,14 @@ assert runs.paired_interval(one["2000"], one["100"])[1] > 0  # more labels help
 assert runs.paired_interval(one["2000"], panel["100"])[1] > 0  # for the same money, about $40,000
 
 # %% [markdown]
-# Two lessons. Each doubling of the bill buys about as many points as the one before, until the ceiling is near: the
-# last points are the dear ones. And **noise averages out over sentences as well as over people**: at equal price, one
-# opinion on each of many sentences teaches more than a panel's verdict on a few. (At an equal number of *sentences* the
-# panel's labels are of course the better ones; compare the table's rows with the same number of pairs.)
+# **Noise averages out over sentences as well as over people**: at the same price, about \$40,000, one opinion on each
+# of many sentences teaches more than a panel's verdict on a few. Even at the same *number* of pairs the panel's cleaner
+# labels are not clearly better; compare the intervals.
+#
+# And money alone does not do it. Accuracy climbs up to a thousand labels; twice as many bring nothing that four seeds
+# could show, and the ceiling is far away. Here each sentence stands in one pair and is compared once. Section 4's model
+# had no more sentences than there are in the train blocks, and got much further, because each stood in rankings with 31
+# others, by eight people. **What a reading is worth depends on what you ask the reader.**
 #
 # The same noise sits on the other side of the test. A model is right more often about the panel's mean than about one
 # person, whose mood of the day nobody can predict. Take the same pairs, and let either decide.
@@ -861,7 +867,7 @@ if len(yours) < 4:
 
 mine = stages.panel_reward_model()
 taught, asked = yours[::2], yours[1::2]  # teach it half of the labels, ask it about the other half
-reward_model.train(mine, taught, stages.YOURS, runs.Run(progress=False))
+run = reward_model.train(mine, taught, stages.YOURS, runs.Run(progress=False))
 
 
 # %%
@@ -891,7 +897,7 @@ print(
 
 # %% [markdown]
 # A handful of labels cannot say whether the second model is *better* for you: with 7 pairs held back, 5 right and 7
-# right are the same thing. It does say who is in charge. A few updates are enough to move every score, and what a
+# right are the same thing. It does say who is in charge. A few updates move every score, if only a little, and what a
 # reward model rewards is decided by whoever happened to be asked. `stages.your_reward_model()` is this cell, trained on
 # all of your labels, centred again and kept; lesson 10 optimises it.
 #
@@ -919,8 +925,8 @@ print(
 #   shrinkage. Never call a tie a win.
 # - Measure accuracy on held-out **blocks** of raters, within and across blocks apart, beside the human ceiling; and
 #   measure calibration too.
-# - A label costs \$20; spend it on new sentences rather than on second opinions. Accuracy rises with the logarithm of
-#   the bill.
+# - A label costs \$20: spend it on new sentences rather than on second opinions, and ask for rankings rather than
+#   pairs.
 # - Only differences are learnt. Centre on the policy's own samples before RL sees the number.
 # - RM(prefix) is not V(prefix).
 
