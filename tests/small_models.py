@@ -1,4 +1,4 @@
-"""Small random language models of two kinds, made offline, and the four training loops at their smallest."""
+"""Small random language models of two kinds, made offline, and the six training loops at their smallest."""
 
 import functools
 import os
@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from rlhf_lib import reviews
-from rlhf_lib.algorithms import ppo, reinforce, reward_model, sft
+from rlhf_lib.algorithms import actor_critic, nlpo, ppo, reinforce, reward_model, sft
 from rlhf_lib.models import Policy, RewardModel, load_model, load_reward_model
 from rlhf_lib.preferences import Ranking
 from rlhf_lib.rewards import Reward, text_reward
@@ -109,12 +109,12 @@ def end_soon(rollout: Rollout) -> Tensor:
     return -rollout.lengths.float()
 
 
-ALGORITHMS = ("sft", "reward_model", "reinforce", "ppo")
+ALGORITHMS = ("sft", "reward_model", "reinforce", "actor_critic", "ppo", "nlpo")
 RL = {"steps": 8, "prompts_per_step": 2, "samples_per_prompt": 4, "max_new_tokens": 4, "lr": 1e-2}
 
 
 def train_micro(algorithm: str, run: Run | None = None):
-    """Eight steps of one of the four loops; returns (model, run)."""
+    """Eight steps of one of the six loops; returns (model, run)."""
     run = run or Run(progress=False)
     if algorithm == "sft":
         policy = load_model("micro", device="cpu")
@@ -123,11 +123,17 @@ def train_micro(algorithm: str, run: Run | None = None):
         rm = load_reward_model("micro", device="cpu")
         return rm, reward_model.train(rm, MICRO_RANKINGS, reward_model.Config(epochs=4, batch_size=2, lr=1e-2), run)
     reference = load_model("micro", device="cpu")
-    policy = load_model("micro", device="cpu", value_head=algorithm == "ppo")
+    policy = load_model("micro", device="cpu", value_head=algorithm != "reinforce")
     prompts = [MICRO_PROMPT, "not very"]
     if algorithm == "reinforce":
         config = reinforce.Config(**RL, beta=0.1)
         return policy, reinforce.train(policy, prompts, micro_reward(), config, reference, run)
+    if algorithm == "actor_critic":
+        config = actor_critic.Config(**RL, beta=0.1)
+        return policy, actor_critic.train(policy, prompts, micro_reward(), config, reference, run)
+    if algorithm == "nlpo":  # the fourth step's mask is the third's
+        config = nlpo.Config(**RL, kl_target=0.01, top_p=0.7, mask_every=2)
+        return policy, nlpo.train(policy, prompts, micro_reward(), config, reference, run)
     config = ppo.Config(**RL, kl_target=0.01)
     return policy, ppo.train(policy, prompts, micro_reward(), config, reference, run)
 

@@ -1,4 +1,4 @@
-"""The four loops: their gradients against the exact ones, what they learn, and that they stop before harm is done."""
+"""The loops: their gradients against the exact ones, what they learn, and that they stop before harm is done."""
 
 import dataclasses
 import json
@@ -25,12 +25,14 @@ from small_models import (
 from tools import gradient
 
 from rlhf_lib import algorithms, reviews
-from rlhf_lib.algorithms import ppo, reinforce, reward_model, sft
+from rlhf_lib.algorithms import actor_critic, ppo, reinforce, reward_model, sft
+from rlhf_lib.estimators import reward_to_go
+from rlhf_lib.losses import ppo_loss
 from rlhf_lib.mdp import TokenMDP, exact_kl, exact_objective
 from rlhf_lib.models import as_policy, load_model, load_reward_model
 from rlhf_lib.preferences import Ranking
 from rlhf_lib.rollout import Rollout, from_texts, sample, score
-from rlhf_lib.runs import Run, student_t_quantile
+from rlhf_lib.runs import Run, generator, student_t_quantile
 
 START = [1, 4]  # the prompt of the gradient tests, as ids
 FREE = {"max_grad_norm": 1e9, "lr": 0.0}  # so that after one step p.grad is the loss's own gradient at the start
@@ -83,26 +85,49 @@ def other_micro():
     return reference
 
 
-def loop_gradients(samples: int, repeats: int, beta: float = 0.0, reference=None):
-    """[repeats, P]: minus the gradient that one step of `reinforce.train` computes, from as many seeds."""
-    policy, found = micro(), []
+def loop_gradients(samples: int, repeats: int, beta: float = 0.0, reference=None, policy=None, **settings):
+    """[repeats, P]: minus the language model's gradient in one step of `train`, from as many seeds.
+
+    Of `actor_critic` where the policy has a value head, else of `reinforce`.
+    """
+    policy, found = policy or micro(), []
+    algorithm = reinforce if policy.value_head is None else actor_critic
     for seed in range(repeats):
-        config = reinforce.Config(
-            steps=1, prompts_per_step=1, samples_per_prompt=samples, max_new_tokens=2, beta=beta, seed=seed, **FREE
+        config = algorithm.Config(
+            steps=1,
+            prompts_per_step=1,
+            samples_per_prompt=samples,
+            max_new_tokens=2,
+            beta=beta,
+            seed=seed,
+            **FREE,
+            **settings,
         )
-        reinforce.train(policy, [START], worth_of, config, reference, quiet())
-        found.append(-torch.cat([p.grad.flatten() for p in policy.parameters()]).double())
+        algorithm.train(policy, [START], worth_of, config, reference, quiet())
+        found.append(-torch.cat([p.grad.flatten() for p in policy.lm.parameters()]).double())
     return torch.stack(found)
 
 
-def test_reinforce_follows_the_exact_gradient():
+def critic_that_knows_nothing():
+    policy = micro(value_head=True)
+    torch.nn.init.normal_(policy.value_head.weight, generator=generator(2))
+    return policy
+
+
+# with λ = 1 whatever the critic says; the critic's own gradient, which reaches the shared weights too, is turned off
+UNBIASED = {"reinforce": {}, "actor-critic": {"lam": 1.0, "value_weight": 0.0}}
+
+
+@pytest.mark.parametrize("name", UNBIASED)
+def test_the_loop_follows_the_exact_gradient(name):
     model = micro()
     wanted = gradient(exact_objective(TEXT, whole_vocabulary(model)), model).double()
     looks = torch.randn(30, len(wanted), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     looks = torch.cat([looks / looks.norm(dim=1, keepdim=True), (wanted / wanted.norm())[None]])
     errors = {}
     for samples, repeats in ((40, 16), (160, 16), (640, 16)):
-        found = loop_gradients(samples, repeats)
+        policy = None if name == "reinforce" else critic_that_knows_nothing()
+        found = loop_gradients(samples, repeats, policy=policy, **UNBIASED[name])
         off = (found - wanted) @ looks.T
         t = off.mean(0).abs() / (off.std(0) / math.sqrt(repeats))
         assert t.max() < student_t_quantile(1 - 1e-4 / (2 * len(looks)), repeats - 1)  # family-wise p > 1e-4
@@ -112,6 +137,29 @@ def test_reinforce_follows_the_exact_gradient():
     doubled = (found - 2 * wanted) @ looks.T  # the test can tell a wrong gradient
     t = doubled.mean(0).abs() / (doubled.std(0) / math.sqrt(repeats))
     assert t.max() > student_t_quantile(1 - 1e-4 / (2 * len(looks)), repeats - 1)
+
+
+def test_a_critic_that_knows_nothing_misleads_the_actor_below_lambda_1():
+    model = micro()
+    wanted = gradient(exact_objective(TEXT, whole_vocabulary(model)), model).double()
+    off = {}
+    for lam in (0.0, 1.0):
+        found = loop_gradients(800, 8, policy=critic_that_knows_nothing(), lam=lam, value_weight=0.0).mean(0)
+        off[lam] = ((found - wanted).norm() / wanted.norm()).item()
+    assert off[0.0] > 3 * off[1.0]
+
+
+def test_an_actor_critic_that_does_not_ask_its_critic_is_reinforce():
+    found = []
+    for algorithm in (reinforce, actor_critic):
+        policy = critic_that_knows_nothing()
+        mine = {"baseline": reinforce.no_baseline}
+        if algorithm is actor_critic:
+            mine = {"estimate": lambda rewards, values, mask, gamma, lam: (reward_to_go(rewards, mask, gamma), values)}
+        config = algorithm.Config(steps=1, prompts_per_step=1, samples_per_prompt=32, max_new_tokens=2, **FREE)
+        algorithm.train(policy, [START], worth_of, config, run=quiet(), **mine)
+        found.append(torch.cat([p.grad.flatten() for p in policy.lm.parameters()]))
+    torch.testing.assert_close(*found)
 
 
 def test_the_price_of_kl_is_in_the_gradient():
@@ -137,16 +185,17 @@ def test_the_first_update_of_ppo_points_along_the_exact_gradient():
     assert torch.cosine_similarity(found, wanted, dim=0) > 0.97
 
 
+@pytest.mark.parametrize("algorithm", [reinforce, actor_critic])
 @pytest.mark.parametrize("kind", KINDS)
-def test_microbatches_change_memory_and_nothing_else(kind):
+def test_microbatches_change_memory_and_nothing_else(kind, algorithm):
     found = []
     for microbatch in (64, 5):
         policy = policy_of(kind)
-        config = reinforce.Config(
+        config = algorithm.Config(
             steps=1, prompts_per_step=4, samples_per_prompt=4, max_new_tokens=8, microbatch=microbatch, **FREE
         )
-        run = reinforce.train(policy, PROMPTS, end_soon, config, run=quiet())
-        found.append([p.grad for p in policy.lm.parameters()])
+        run = algorithm.train(policy, PROMPTS, end_soon, config, run=quiet())
+        found.append([p.grad for p in policy.lm.parameters()] + [torch.tensor(run.history[0].get("value_loss", 0.0))])
         assert run.history[0]["finished"] < 1
     for a, b in zip(*found, strict=True):
         torch.testing.assert_close(a, b, atol=1e-5 * float(a.abs().max() + 1), rtol=1e-3)
@@ -167,6 +216,49 @@ def test_ratio_1_and_kl_0_before_the_first_update(kind):
     config = reinforce.Config(steps=1, prompts_per_step=4, samples_per_prompt=3, max_new_tokens=8)
     (row,) = reinforce.train(policy, PROMPTS, end_soon, config, reference, quiet()).history
     assert abs(row["kl"]) < 1e-4 and 0 < row["finished"] < 1 and -row["reward"] == row["length"]
+
+
+def test_ppo_without_whitening_takes_the_advantages_as_they_are_and_a_loss_of_your_own():
+    seen = {}
+    for whitened in (True, False):
+
+        def loss(logprobs, old_logprobs, advantages, mask, clip, whitened=whitened):
+            seen[whitened] = advantages[mask]
+            return ppo_loss(logprobs, old_logprobs, advantages, mask, clip)
+
+        config = ppo.Config(**SMALL, steps=1, beta=0.0, epochs=1, minibatches=1, whiten=whitened)
+        ppo.train(micro(value_head=True), [MICRO_PROMPT], micro_reward(), config, run=quiet(), loss=loss)
+    assert seen[True].mean().abs() < 1e-5 and seen[True].std(correction=0) == pytest.approx(1, rel=1e-5)
+    raw = seen[False]
+    torch.testing.assert_close((raw - raw.mean()) / raw.std(correction=0), seen[True], atol=1e-5, rtol=1e-4)
+    assert raw.mean().abs() > 0.1
+
+
+def test_passes_end_once_the_kl_is_beyond_its_limit():
+    passes = {}
+    for limit in (0.0, math.inf):
+
+        def loss(*inputs, limit=limit):
+            passes[limit] = passes.get(limit, 0) + 1
+            return ppo_loss(*inputs)
+
+        config = ppo.Config(**SMALL, steps=1, beta=0.0, epochs=5, minibatches=2, max_kl=limit)
+        ppo.train(micro(value_head=True), [MICRO_PROMPT], micro_reward(), config, run=quiet(), loss=loss)
+    assert passes == {0.0: 2, math.inf: 10}  # two minibatches a pass
+
+
+def test_first_ratio_compares_with_the_sampler():
+    """A policy that scores its own roll-out wrongly is noticed, which a second scoring alone would not do."""
+    policy = policy_of("gpt2")
+    forward = policy.forward
+
+    def pads_counted(ids, attention_mask, last, cache=None):
+        return forward(ids, attention_mask if cache is not None else torch.ones_like(attention_mask), last, cache)
+
+    policy.forward = pads_counted
+    config = ppo.Config(steps=1, prompts_per_step=4, samples_per_prompt=3, max_new_tokens=8, beta=0.0)
+    (row,) = ppo.train(policy, PROMPTS, end_soon, config, run=quiet()).history
+    assert row["first_ratio"] > 1e-2
 
 
 def test_metrics_of_an_update_count_action_tokens_only():
@@ -200,18 +292,19 @@ def exact_score(policy) -> float:
 SMALL = {"prompts_per_step": 1, "samples_per_prompt": 32, "max_new_tokens": 4, "lr": 1e-2}
 
 
-def test_reinforce_and_ppo_raise_the_exact_objective():
+def test_all_three_raise_the_exact_objective():
     before = exact_score(micro())
     policy = micro()
     reinforce.train(policy, [MICRO_PROMPT], micro_reward(), reinforce.Config(steps=20, **SMALL), run=quiet())
     assert exact_score(policy) > before + 2 and before < -1
-    policy = micro(value_head=True)
-    run = ppo.train(policy, [MICRO_PROMPT], micro_reward(), ppo.Config(steps=10, beta=0.0, **SMALL), run=quiet())
-    assert exact_score(policy) > before + 2
-    assert run.column("reward")[-1] > run.column("reward")[0] + 2 and "kl" not in run.history[0]
+    for algorithm, steps in ((actor_critic, 20), (ppo, 10)):
+        policy, config = micro(value_head=True), algorithm.Config(steps=steps, beta=0.0, **SMALL)
+        run = algorithm.train(policy, [MICRO_PROMPT], micro_reward(), config, run=quiet())
+        assert exact_score(policy) > before + 2
+        assert run.column("reward")[-1] > run.column("reward")[0] + 2 and "kl" not in run.history[0]
 
 
-@pytest.mark.parametrize("algorithm", [reinforce, ppo])
+@pytest.mark.parametrize("algorithm", [reinforce, actor_critic, ppo])
 def test_a_high_price_keeps_the_kl_small(algorithm):
     kl = {}
     for beta in (0.0, 10.0):
@@ -225,10 +318,11 @@ def test_a_high_price_keeps_the_kl_small(algorithm):
     assert 5 * kl[10.0] < kl[0.0]
 
 
-def test_the_critic_learns_what_to_expect():
+@pytest.mark.parametrize(("algorithm", "options"), [(actor_critic, {"steps": 40}), (ppo, {"value_clip": 0.5})])
+def test_the_critic_learns_what_to_expect(algorithm, options):
     policy = micro(value_head=True)
-    config = ppo.Config(steps=12, beta=0.0, value_weight=1.0, value_clip=0.5, **SMALL)
-    run = ppo.train(policy, [MICRO_PROMPT], lambda rollout: torch.full((len(rollout),), 2.0), config, run=quiet())
+    config = algorithm.Config(**{"steps": 12, "beta": 0.0, "value_weight": 1.0} | SMALL | options)
+    run = algorithm.train(policy, [MICRO_PROMPT], lambda rollout: torch.full((len(rollout),), 2.0), config, run=quiet())
     rollout = sample(policy, [MICRO_PROMPT], max_new_tokens=4)
     with torch.no_grad():
         assert score(policy, rollout).values[rollout.mask].tolist() == pytest.approx(
@@ -247,13 +341,11 @@ def test_a_reward_for_every_token_and_garbage_beyond_the_end():
             rewards = torch.where(last, micro_reward()(rollout)[:, None], 0.0)
             return torch.where(rollout.mask, rewards, filling)
 
-        for algorithm in (reinforce, ppo):
-            policy = micro(value_head=algorithm is ppo)
-            options = {} if algorithm is reinforce else {"beta": 0.0}
-            config = algorithm.Config(steps=2, **SMALL | options)
+        for algorithm in (reinforce, actor_critic, ppo):
+            policy, whole = (micro(value_head=algorithm is not reinforce) for _ in range(2))
+            config = algorithm.Config(steps=2, beta=0.0, **SMALL)
             run = algorithm.train(policy, [MICRO_PROMPT], reward, config, run=quiet())
             assert math.isfinite(run.history[-1]["reward"])
-            whole = micro(value_head=algorithm is ppo)
             algorithm.train(whole, [MICRO_PROMPT], micro_reward(), config, run=quiet())
             ends.append(same_weights(weights_of(policy), weights_of(whole)))
     assert all(ends)
@@ -281,6 +373,17 @@ def test_sft_imitates_its_demonstrations():
     for prompt, completion in MICRO_DEMONSTRATIONS:
         greedy = sample(policy, [prompt], max_new_tokens=6, temperature=0)
         assert greedy.completions() == [completion] and greedy.finished.all()  # it learnt to stop, too
+
+
+def test_sft_splits_a_batch_without_changing_its_gradient():
+    found = []
+    for microbatch in (len(MICRO_DEMONSTRATIONS), 1):
+        policy = micro()
+        config = sft.Config(batch_size=len(MICRO_DEMONSTRATIONS), microbatch=microbatch, max_grad_norm=math.inf)
+        loss = sft.train(policy, MICRO_DEMONSTRATIONS, config, quiet()).history[0]["loss"]
+        found.append([torch.tensor(loss), *(p.grad for p in policy.lm.parameters())])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-4)
 
 
 @pytest.mark.parametrize("loss", ["bradley_terry", "plackett_luce"])
@@ -360,7 +463,7 @@ def test_another_seed_gives_other_numbers():
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-@pytest.mark.parametrize("algorithm", [reinforce, ppo])
+@pytest.mark.parametrize("algorithm", [reinforce, actor_critic, ppo])
 def test_a_reward_that_is_not_finite_stops_before_the_update(algorithm, bad):
     policy = micro(value_head=True)
     before = weights_of(policy)
@@ -397,13 +500,14 @@ def test_a_gradient_that_is_not_finite_stops_before_the_update(algorithm, monkey
 
 def test_calls_that_make_no_sense():
     policy, critic = micro(), micro(value_head=True)
-    for algorithm, model in ((reinforce, policy), (ppo, critic)):
+    for algorithm, model in ((reinforce, policy), (actor_critic, critic), (ppo, critic)):
         with pytest.raises(ValueError, match="reference="):
             algorithm.train(model, [MICRO_PROMPT], end_soon, algorithm.Config(beta=0.1), run=quiet())
         with pytest.raises(ValueError, match="second time"):
             algorithm.train(model, [MICRO_PROMPT], end_soon, algorithm.Config(beta=0.1), model, quiet())
-    with pytest.raises(ValueError, match="value_head=True"):
-        ppo.train(policy, [MICRO_PROMPT], end_soon, ppo.Config(beta=0.0), run=quiet())
+    for algorithm in (actor_critic, ppo):
+        with pytest.raises(ValueError, match="value_head=True"):
+            algorithm.train(policy, [MICRO_PROMPT], end_soon, algorithm.Config(beta=0.0), run=quiet())
     with pytest.raises(ValueError, match="empty"):
         sft.train(policy, [], run=quiet())
     with pytest.raises(ValueError, match="empty"):

@@ -3,7 +3,8 @@
 Written like `reinforce`; the two differ where the algorithms do.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -30,9 +31,11 @@ class Config:
     beta: float = 0.05  # price of one nat of KL to the reference
     kl_target: float | None = None  # nats a completion; adapts beta towards it (Ziegler et al. 2019), None keeps beta
     kl_gain: float = 0.1  # a step multiplies beta by 1 + kl_gain · (kl/kl_target − 1), the bracket held within ±0.2
+    whiten: bool = True  # advantages to mean 0 and standard deviation 1 over the roll-out's actions
     epochs: int = 4  # passes over each roll-out
     minibatches: int = 2  # updates a pass
-    clip: float = 0.2  # the ratio earns nothing beyond 1 ± clip
+    max_kl: float = math.inf  # nats a token from the policy that sampled; a pass that ends beyond it is the last
+    clip: float = 0.2  # the ratio earns nothing beyond 1 ± clip; infinite: it may earn anything
     value_clip: float | None = None  # the same for values; None does not clip
     value_weight: float = 0.1  # of the value loss beside the policy loss
     lr: float = 1e-4  # Adam's learning rate
@@ -48,12 +51,13 @@ def train(
     config: Config | None = None,
     reference: Policy | None = None,
     run: Run | None = None,
+    loss: Callable[..., Tensor] = ppo_loss,
 ) -> Run:
     """Train `policy` (with a value head) in place to earn `reward` on completions of `prompts`.
 
-    The history holds reward, kl (nats a completion, with a reference only), beta, and of the updates approx_kl
-    (nats a token, k3), clip_fraction, first_ratio (largest |ratio − 1| before the first update: 0 up to rounding),
-    value_loss, entropy, length, finished.
+    `loss(logprobs, old_logprobs, advantages, mask, clip)` may be your own. The history holds reward, kl (nats a
+    completion, with a reference only), beta, entropy, length, finished, and of the updates approx_kl (nats a token,
+    k3), clip_fraction, value_loss, and first_ratio: the largest |ratio − 1| before the first one, 0 up to rounding.
     """
     config, run = config or Config(), run or Run()
     if policy.value_head is None:
@@ -80,25 +84,27 @@ def train(
         mask = rollout.mask
         with torch.no_grad():
             scores = reward(rollout).to(policy.device)
-            old = score(policy, rollout)
-            kl = None if reference is None else kl_estimate(old.logprobs, score(reference, rollout).logprobs, "k1")
+            old, values = rollout.logprobs, score(policy, rollout).values
+            kl = None if reference is None else kl_estimate(old, score(reference, rollout).logprobs, "k1")
         rewards = holistic_rewards(scores, mask, kl, price.beta)
-        advantages, returns = gae(rewards, old.values, mask, config.gamma, config.lam)
-        advantages = whiten(advantages, mask)
+        advantages, returns = gae(rewards, values, mask, config.gamma, config.lam)
+        advantages = whiten(advantages, mask) if config.whiten else advantages
 
         updates = []
         for _ in range(config.epochs):
             for rows in torch.randperm(len(rollout), generator=noise).chunk(config.minibatches):
                 new = score(policy, rollout[rows])
-                loss = ppo_loss(new.logprobs, old.logprobs[rows], advantages[rows], mask[rows], config.clip)
-                old_values = None if config.value_clip is None else old.values[rows]
+                actor = loss(new.logprobs, old[rows], advantages[rows], mask[rows], config.clip)
+                old_values = None if config.value_clip is None else values[rows]
                 critic = value_loss(new.values, returns[rows], mask[rows], old_values, config.value_clip)
                 optimizer.zero_grad()
-                (loss + config.value_weight * critic).backward()
+                (actor + config.value_weight * critic).backward()
                 norm = torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
-                check_finite(step, policy_loss=loss, value_loss=critic, gradient=norm)
+                check_finite(step, policy_loss=actor, value_loss=critic, gradient=norm)
                 optimizer.step()
-                updates.append(_update_metrics(new.logprobs, old.logprobs[rows], mask[rows], config.clip, critic))
+                updates.append(_update_metrics(new.logprobs, old[rows], mask[rows], config.clip, critic))
+            if updates[-1]["approx_kl"] > config.max_kl:
+                break
 
         mean_kl = None if kl is None else kl.sum(1).mean().item()
         run.log(
@@ -117,10 +123,7 @@ def train(
 
 
 class KLPrice:
-    """β, the price of a nat of KL; with a target it rises while the KL is above it and falls while below.
-
-    Ziegler et al. 2019, arXiv 1909.08593, section 2.2, with gain 0.1.
-    """
+    """β, the price of a nat of KL; it rises while the KL is above its target (Ziegler et al. 2019, section 2.2)."""
 
     def __init__(self, beta: float, target: float | None, gain: float):
         self.beta, self.target, self.gain = beta, target, gain
@@ -141,10 +144,7 @@ class KLPrice:
 def _update_metrics(new: Tensor, old: Tensor, mask: Tensor, clip: float, value_loss: Tensor) -> dict[str, float]:
     """Over action tokens only: pads would dilute every one of them."""
     log_ratio = (new - old)[mask]
-    off = (log_ratio.exp() - 1).abs()
-    return {
-        "approx_kl": (log_ratio.exp() - 1 - log_ratio).mean().item(),
-        "clip_fraction": (off > clip).float().mean().item(),
-        "max_ratio": off.max().item(),
-        "value_loss": value_loss.item(),
-    }
+    off = log_ratio.expm1().abs()
+    found = {"approx_kl": (log_ratio.expm1() - log_ratio).mean(), "clip_fraction": (off > clip).float().mean()}
+    found |= {"max_ratio": off.max(), "value_loss": value_loss}
+    return {name: value.item() for name, value in found.items()}

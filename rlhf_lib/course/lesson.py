@@ -20,14 +20,16 @@ from rlhf_lib import (
     runs,
     show,
 )
-from rlhf_lib.algorithms import ppo, reinforce, reward_model, sft
-from rlhf_lib.course import results, stages
+from rlhf_lib.algorithms import actor_critic, nlpo, ppo, reinforce, reward_model, sft
+from rlhf_lib.course import details, results, stages
 from rlhf_lib.course.check import check
 from rlhf_lib.course.quiz import quiz
 
 __all__ = [
+    "actor_critic",
     "assets",
     "check",
+    "details",
     "estimators",
     "labels",
     "losses",
@@ -35,6 +37,7 @@ __all__ = [
     "mdp",
     "metrics",
     "models",
+    "nlpo",
     "ppo",
     "preferences",
     "quiz",
