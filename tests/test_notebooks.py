@@ -128,6 +128,26 @@ def test_the_grading_edition_checks_the_learners_own_object_first(write):
     ]
 
 
+def equations():
+    """(lesson, first section named, code) of each row of the equations' table in the lessons' README."""
+    rows = (project_root() / "notebooks" / "README.md").read_text(encoding="utf-8").splitlines()
+    cells = [row.strip("| ").split(" | ") for row in rows if row.startswith("|")]
+    return [(row[-3], row[-2].split(",")[0], row[-1].strip("`")) for row in cells[2:]]
+
+
+@pytest.mark.parametrize(("lesson", "section", "code"), equations(), ids=lambda value: value[:40])
+def test_the_cell_that_settles_an_equation_stands_where_the_table_says(lesson, section, code):
+    (path,) = (path for path in LESSONS if path.name.startswith(f"{lesson}_"))
+    heading, found = None, []
+    for cell in nbformat.read(path, as_version=4).cells:
+        titles = [line[3:] for line in cell.source.splitlines() if line.startswith("## ")]
+        if cell.cell_type == "markdown" and titles:
+            heading = titles[-1].split(" ·")[0]
+        elif cell.cell_type == "code" and code in cell.source:
+            found.append(heading)
+    assert found == [section]
+
+
 @pytest.mark.parametrize("edition", build.EDITIONS)
 def test_every_edition_says_to_nbgrader_what_is_graded(write, edition):
     marked = [cell.metadata.get("nbgrader") for cell in cells(write(), edition)]

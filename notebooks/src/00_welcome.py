@@ -173,8 +173,8 @@ show.text_samples(negative[:4], {"one try": left[:4], "another try": right[:4]})
 #
 # ### 2 · Preferences
 #
-# Writing demonstrations is slow and dear: the lecture quotes \$200 a turn. Saying which of two texts is better is
-# quick, \$20 a turn. So now **you are the human in “human feedback”**: which of each two is the more positive?
+# Writing demonstrations is slow and dear: the lecture quotes 200 dollars a turn. Saying which of two texts is better is
+# quick, 20 dollars a turn. So now **you are the human in “human feedback”**: which of each two is the more positive?
 #
 # Each answer is on your disk before the next pair appears (`workspace/labels.jsonl`), and lesson 09 trains a reward
 # model on yours. A tie is an answer too. Nothing to click? Go on; strangers have labelled enough for all of us.
@@ -200,8 +200,8 @@ show.table([(*ranking.texts, str(ranking.ranks)) for ranking in stored[:4]], ["l
 # **Exercise 00.2 · How many people must you ask?** (experiment · difficulty ●○○○○ · importance ●●●●○ · 6 min)
 #
 # People disagree. Let a few of a panel vote on two sentences, and compare the vote with what the rest of the panel
-# prefers on average. How many people do you need to agree with the rest **82 % of the time**? At \$20 a vote you want
-# the smallest number that is *safely* above: the whole 95 % interval, over several random draws. Turn the knob
+# prefers on average. How many people do you need to agree with the rest **82 % of the time**? At 20 dollars a vote you
+# want the smallest number that is *safely* above: the whole 95 % interval, over several random draws. Turn the knob
 # `people` below, then answer. How confident are you?
 
 # %%

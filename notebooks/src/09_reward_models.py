@@ -475,8 +475,8 @@ my_temperature = check("09.4", my_temperature)
 # %% [markdown]
 # ## 6 · What does a label buy?
 #
-# The lecture prices a preference at \$20 a turn ("relatively cheap": a demonstration is \$200). So an accuracy has a
-# price tag. Two ways to spend the money:
+# The lecture prices a preference at 20 dollars a turn ("relatively cheap": a demonstration is 200). So an accuracy has
+# a price tag. Two ways to spend the money:
 #
 # - **one person a pair**: every label is a new pair of sentences, decided by one random person's numbers;
 # - **the whole panel**: fewer pairs, each decided by the mean of some 19 people, and paid for 19 times.
@@ -530,9 +530,9 @@ assert runs.paired_interval(one["2000"], one["100"])[1] > 0  # more labels help
 assert runs.paired_interval(one["2000"], panel["100"])[1] > 0  # for the same money, about $40,000
 
 # %% [markdown]
-# **Noise averages out over sentences as well as over people**: at the same price, about \$40,000, one opinion on each
-# of many sentences teaches more than a panel's verdict on a few. Even at the same *number* of pairs the panel's cleaner
-# labels are not clearly better; compare the intervals.
+# **Noise averages out over sentences as well as over people**: at the same price, about 40,000 dollars, one opinion on
+# each of many sentences teaches more than a panel's verdict on a few. Even at the same *number* of pairs the panel's
+# cleaner labels are not clearly better; compare the intervals.
 #
 # And money alone does not do it. Accuracy climbs up to a thousand labels; twice as many bring nothing that four seeds
 # could show, and the ceiling is far away. Here each sentence stands in one pair and is compared once. Section 4's model
@@ -925,7 +925,7 @@ print(
 #   shrinkage. Never call a tie a win.
 # - Measure accuracy on held-out **blocks** of raters, within and across blocks apart, beside the human ceiling; and
 #   measure calibration too.
-# - A label costs \$20: spend it on new sentences rather than on second opinions, and ask for rankings rather than
+# - A label costs 20 dollars: spend it on new sentences rather than on second opinions, and ask for rankings rather than
 #   pairs.
 # - Only differences are learnt. Centre on the policy's own samples before RL sees the number.
 # - RM(prefix) is not V(prefix).
