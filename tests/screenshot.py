@@ -83,12 +83,13 @@ def open_notebook(path: Path, dark: bool = False, run: bool = True, timeout: flo
         page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=60_000)
         page.wait_for_function("window.jupyterapp && document.querySelector('.jp-Notebook-ExecutionIndicator')")
         if run:
-            _run_all(page, timeout)
+            run_all(page, timeout)
         page.wait_for_timeout(1000)  # widgets and formulas draw themselves after the kernel is idle
         yield page
 
 
-def _run_all(page, timeout: float) -> None:
+def run_all(page, timeout: float = 300) -> None:
+    """Run every cell of the notebook on the page. RuntimeError where one fails or they take longer than `timeout` s."""
     from playwright.sync_api import TimeoutError
 
     session = "window.jupyterapp.shell.currentWidget?.sessionContext?.session"

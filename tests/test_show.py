@@ -1,7 +1,6 @@
 """Figures, tables, quiz and widgets: what reaches the page, without a browser."""
 
 import re
-import threading
 import xml.etree.ElementTree as ElementTree
 
 import pytest
@@ -12,8 +11,6 @@ from matplotlib.text import Text
 
 from rlhf_lib import show
 from rlhf_lib.course.quiz import quiz
-from rlhf_lib.labels import read_labels
-from rlhf_lib.preferences import Ranking
 from rlhf_lib.show import display, plots
 
 RUNS = [[0.0, 1.0, 2.0], [0.0, 1.2, 2.2], [0.0, 0.8, 1.8]]
@@ -174,7 +171,12 @@ def test_stepper_ends_at_its_horizon():
 
 
 def test_widgets_show_themselves_where_they_cannot_be_drawn():
-    for widget in (_stepper(), show.PairLabeler([("a", "b")]), show.slider_figure(lambda n: str(n), n=[1, 2])):
+    for widget in (
+        _stepper(),
+        show.PairLabeler([("a", "b")]),
+        show.RankingLabeler([("a", "b", "c")]),
+        show.slider_figure(lambda n: str(n), n=[1, 2]),
+    ):
         bundle = widget._repr_mimebundle_()
         assert bundle["application/vnd.jupyter.widget-view+json"] and bundle["text/html"] and bundle["text/plain"]
 
@@ -194,43 +196,3 @@ def test_slider_figure_draws_again_when_a_slider_moves():
     touchable.sliders["n"].set_state({"value": 5})
     assert drawn[-1] == (1.0, 5) and 'aria-label="beta is 1.0"' in touchable._page.value
     assert touchable.sliders["n"].description == "samples"
-
-
-def test_pair_labeler_records_and_undoes():
-    labeler = show.PairLabeler([("a", "b"), ("c", "<d>"), ("e", "f"), ("g", "h")])
-    labeler._buttons["right"].click()
-    labeler._buttons["tie"].click()
-    labeler._buttons["skip"].click()
-    labeler._undo.click()
-    labeler._undo.click()
-    assert "&lt;d&gt;" in labeler._right.value
-    labeler.answer("left")
-    labeler.answer("skip")
-    labeler.answer("tie")
-    assert labeler.labels == [Ranking(("a", "b"), (1, 0)), Ranking(("c", "<d>"), (0, 1)), Ranking(("g", "h"), (0, 0))]
-    assert labeler.current is None and labeler._buttons["left"].disabled and labeler._progress.value == 4
-    with pytest.raises(ValueError, match="left, right, tie or skip"):
-        labeler.answer("both")
-
-
-def test_pair_labeler_keeps_answers_on_disk(tmp_path):
-    path, pairs = tmp_path / "labels.jsonl", [("a", "b"), ("c", "d"), ("e", "f")]
-    first = show.PairLabeler(pairs, path=path)
-    for choice in ("left", "right", "undo", "skip"):
-        first.undo() if choice == "undo" else first.answer(choice)
-    assert read_labels(path)[0] == [Ranking(("a", "b"), (0, 1))]
-    second = show.PairLabeler(pairs, path=path)
-    assert second.labels == first.labels and second.pairs[second.current] == ("c", "d")
-    second.undo()  # nothing of its own to take back
-    second.answer("tie")
-    assert len(read_labels(path)[0]) == 2
-
-
-def test_clicks_from_two_threads_are_all_counted():
-    labeler = show.PairLabeler([(str(i), "x") for i in range(40)])
-    clicks = [threading.Thread(target=lambda: [labeler.answer("left") for _ in range(20)]) for _ in range(2)]
-    for thread in clicks:
-        thread.start()
-    for thread in clicks:
-        thread.join()
-    assert labeler.current is None and len(labeler.labels) == 40

@@ -4,7 +4,7 @@
     show.figure(fig, alt="The mean reward of four runs rises from 0 to 0.6 in 40 steps.")
 
 `plots` turns data into `matplotlib.figure.Figure`s, `display` puts figures, tables and completions on the page in the
-theme's colours, `widgets` holds the things to touch.
+theme's colours, `widgets` holds the things to touch, `labeler` those to label with.
 """
 
 try:
@@ -14,6 +14,7 @@ except ImportError as error:
     raise ImportError('Figures and widgets need the lab extra: pip install "rlhf-lib[lab]"') from error
 
 from rlhf_lib.show.display import figure, figure_html, table, text_samples
+from rlhf_lib.show.labeler import PairLabeler, RankingLabeler
 from rlhf_lib.show.plots import (
     bars,
     curves,
@@ -26,10 +27,11 @@ from rlhf_lib.show.plots import (
     style,
     words_under_sentence,
 )
-from rlhf_lib.show.widgets import PairLabeler, Stepper, slider_figure
+from rlhf_lib.show.widgets import Stepper, slider_figure
 
 __all__ = [
     "PairLabeler",
+    "RankingLabeler",
     "Stepper",
     "bars",
     "curves",

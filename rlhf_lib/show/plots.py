@@ -209,8 +209,10 @@ def words_under_sentence(
 
 
 @style()
-def heat_map(values, rows: Sequence[str], columns: Sequence[str], title: str = "", xlabel="", ylabel="") -> Figure:
-    """A table of numbers [rows, columns] with light colours behind them, and the numbers written in."""
+def heat_map(
+    values, rows: Sequence[str], columns: Sequence[str], title: str = "", xlabel="", ylabel="", spec: str = ".2f"
+) -> Figure:
+    """A table of numbers [rows, columns] with light colours behind them, and the numbers written in as `spec` says."""
     values = torch.as_tensor(values).float()
     fig, ax = new_figure(xlabel, ylabel, title, size=(1.2 + 0.8 * len(columns), 1.2 + 0.45 * len(rows)))
     low, high = values.min().item(), values.max().item()
@@ -219,7 +221,15 @@ def heat_map(values, rows: Sequence[str], columns: Sequence[str], title: str = "
     ax.pcolormesh(colours.to_rgba(values.numpy()), edgecolors="#888888", linewidth=0.5)
     for i in range(len(rows)):
         for j in range(len(columns)):
-            ax.text(j + 0.5, i + 0.5, f"{values[i, j]:.2f}", color=ON_COLOUR, ha="center", va="center", fontsize=11)
+            ax.text(
+                j + 0.5,
+                i + 0.5,
+                format(values[i, j].item(), spec),
+                color=ON_COLOUR,
+                ha="center",
+                va="center",
+                fontsize=11,
+            )
     ax.set_xticks([j + 0.5 for j in range(len(columns))], list(columns))
     ax.set_yticks([i + 0.5 for i in range(len(rows))], list(rows))
     ax.invert_yaxis()

@@ -1,4 +1,4 @@
-"""Things to touch: a stepper through sentences, figures with sliders, a labeller of pairs.
+"""Things to touch: a stepper through sentences, figures with sliders (`labeler` has those for labelling).
 
 Each keeps its state in plain attributes that can be used without a browser; the view over it is thin, and one `refresh`
 writes the state into it. Callbacks are short and take a lock, because they can arrive on two threads. Where a widget
@@ -6,29 +6,23 @@ cannot be drawn (an exported page), the same state is shown as plain HTML.
 """
 
 import threading
-import uuid
 from collections.abc import Callable, Sequence
 from html import escape
-from pathlib import Path
 
 import ipywidgets as w
 from matplotlib.figure import Figure
 
-from rlhf_lib.labels import append_label, read_labels, undo_label
-from rlhf_lib.preferences import Ranking
 from rlhf_lib.show.display import figure_html
 
-RANKS = {"left": (0, 1), "tie": (0, 0), "right": (1, 0), "skip": None}  # by answer, in the buttons' order
 
-
-class _Touchable:
+class Touchable:
     """A view with a fallback: `self.view` is the widget, `self.html()` what a static page shows."""
 
     def _repr_mimebundle_(self, **options):
         return {**self.view._repr_mimebundle_(**options), "text/html": self.html(), "text/plain": repr(self)}
 
 
-class Stepper(_Touchable):
+class Stepper(Touchable):
     """Step through a language MDP: the state is the sentence so far, an action the next word.
 
     Args:
@@ -141,7 +135,7 @@ class Stepper(_Touchable):
         return f"Stepper at {self.text!r}"
 
 
-class _SliderFigure(_Touchable):
+class _SliderFigure(Touchable):
     """A figure that follows its sliders; see `slider_figure`."""
 
     def __init__(self, draw, alt, sliders, labels):
@@ -193,107 +187,3 @@ def _slider(name: str, values, label: str) -> w.Widget:
         kind = w.IntSlider if all(isinstance(value, int) for value in values) else w.FloatSlider
         return kind(value=start, min=low, max=high, step=step, continuous_update=False, **options)
     return w.SelectionSlider(options=[(f"{v:g}" if isinstance(v, float) else str(v), v) for v in values], **options)
-
-
-class PairLabeler(_Touchable):
-    """Show pairs of texts one after the other and record which one a person prefers.
-
-    Args:
-        pairs: (left, right) texts.
-        prompt: the question asked above each pair.
-        path: a JSONL file that each answer is added to as it is given (see `rlhf_lib.labels`), so that nothing is lost.
-            Pairs that the file already answers are not asked again.
-
-    `answer(choice)` with "left", "right", "tie" or "skip" and `undo()` do what the buttons do; `labels` are the
-    answers.
-    """
-
-    def __init__(self, pairs: Sequence[tuple[str, str]], prompt: str = "Which is the more positive?", path=None):
-        self.pairs, self.prompt = [tuple(pair) for pair in pairs], prompt
-        self.path = Path(path) if path is not None else None
-        self._session = uuid.uuid4().hex[:8]  # undo takes back this labeller's own answers only
-        self._lock = threading.RLock()
-        self._given: list[tuple[int, Ranking | None]] = []  # (pair, label or None where skipped), in order
-        stored, self.problems = read_labels(self.path) if self.path else ([], [])
-        self._stored = {ranking.texts: ranking for ranking in stored if ranking.texts in self.pairs}
-        self._question, self._status = w.HTML(), w.HTML()
-        self._left, self._right = (w.HTML(layout=w.Layout(width="50%")) for _ in range(2))
-        self._progress = w.IntProgress(
-            max=max(1, len(self.pairs)), description="Progress", layout=w.Layout(width="60%")
-        )
-        self._buttons = {}
-        for choice in RANKS:
-            self._buttons[choice] = w.Button(description=choice.capitalize(), tooltip=f"Answer: {choice}")
-            self._buttons[choice].on_click(lambda _, choice=choice: self.answer(choice))
-        self._undo = w.Button(description="Undo", tooltip="Take back the last answer")
-        self._undo.on_click(lambda _: self.undo())
-        texts, row = w.HBox([self._left, self._right]), w.HBox([*self._buttons.values(), self._undo])
-        self.view = w.VBox([self._question, texts, row, w.HBox([self._progress, self._status])])
-        self.refresh()
-
-    @property
-    def labels(self) -> list[Ranking]:
-        """The preferences given so far, those found in the file first; skipped pairs are left out."""
-        return [*self._stored.values(), *(ranking for _, ranking in self._given if ranking is not None)]
-
-    @property
-    def current(self) -> int | None:
-        """The index of the pair on show; None once every pair is answered."""
-        given = {index for index, _ in self._given}
-        open_ones = (i for i, pair in enumerate(self.pairs) if i not in given and pair not in self._stored)
-        return next(open_ones, None)
-
-    def answer(self, choice: str) -> None:
-        """Answer the pair on show. ValueError where `choice` is not left, right, tie or skip."""
-        if choice not in RANKS:
-            raise ValueError(f"answer left, right, tie or skip, not {choice!r}")
-        with self._lock:
-            index = self.current
-            if index is not None:
-                ranking = None if choice == "skip" else Ranking(self.pairs[index], RANKS[choice])
-                if ranking is not None and self.path:
-                    append_label(self.path, ranking, session=self._session)
-                self._given.append((index, ranking))
-            self.refresh()
-
-    def undo(self) -> None:
-        """Take back the last answer given here."""
-        with self._lock:
-            if self._given:
-                _, ranking = self._given.pop()
-                if ranking is not None and self.path:
-                    undo_label(self.path, self._session)
-            self.refresh()
-
-    def refresh(self) -> None:
-        """Write the state into the view."""
-        index = self.current
-        left, right = ("", "") if index is None else self.pairs[index]
-        question = "All pairs are answered. Thank you." if index is None else escape(self.prompt)
-        self._question.value = f"<b>{question}</b>"
-        for page, side, text in ((self._left, "Left", left), (self._right, "Right", right)):
-            page.value = f'<div role="group" aria-label="{side} text">{escape(text)}</div>'
-        for button in self._buttons.values():
-            button.disabled = index is None
-        self._undo.disabled = not self._given
-        self._progress.value = self._answered
-        self._status.value = f'<div role="status" aria-live="polite">{self._state}</div>'
-
-    def html(self) -> str:
-        """How far the labelling is, and the pair on show, without buttons."""
-        state, index = f"<p>{self._state}</p>", self.current
-        if index is None:
-            return state
-        left, right = map(escape, self.pairs[index])
-        return f"{state}<p><b>{escape(self.prompt)}</b></p><ul><li>{left}</li><li>{right}</li></ul>"
-
-    @property
-    def _answered(self) -> int:
-        return len(self._given) + sum(pair in self._stored for pair in self.pairs)
-
-    @property
-    def _state(self) -> str:
-        return " ".join([f"{self._answered} of {len(self.pairs)} answered.", *map(escape, self.problems)])
-
-    def __repr__(self) -> str:
-        return f"PairLabeler: {self._answered} of {len(self.pairs)} pairs answered"
