@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from rlhf_lib.course import results
+from rlhf_lib.course import details, results, stages
 from rlhf_lib.paths import data_dir
 
 
@@ -50,3 +50,28 @@ def test_one_draw_of_lesson_01_comes_out_the_same_again(rated):
     """A forward pass and no training, so that platforms differ by rounding alone."""
     stored, again = results.load("01_buttons"), results.buttons(0)
     assert again == {key: pytest.approx(stored[key][0], rel=1e-2) for key in again}
+
+
+@pytest.mark.slow
+def test_one_row_of_lesson_12_comes_out_the_same_again(rated):
+    """Sampling and no training; a rounding error may still tip a word over, and the texts that follow it."""
+    stored, policy = results.load("12_nlpo")["supervised"], stages.sft_policy()
+    for way, measures in results.nlpo_row(policy, policy, 0).items():
+        for name, value in measures.items():
+            assert value == pytest.approx(stored[way][name][0], rel=0.15, abs=0.15)
+
+
+def test_one_run_of_lesson_11_comes_out_the_same_again():
+    """Plain PPO in the micro language: seconds, and on other platforms only rounding away."""
+    stored, again = results.load("11_ppo")["details"]["PPO"], details.measure("PPO", 0)
+    assert again["gain"] == pytest.approx(stored["gain"][0][0], abs=0.1)
+    assert again["KL"] == pytest.approx(stored["KL"][0][0], abs=0.6)
+
+
+@pytest.mark.slow
+def test_one_point_of_lesson_08_comes_out_the_same_again(rated):
+    """300 noisy labels, so that rounding errors grow: within what other seeds gave, and a little more."""
+    stored = results.load("08_feedback")["pre-trained"]
+    again = results.feedback_point(results.writers(0)["pre-trained"], 0)
+    for test, values in stored.items():
+        assert again[test] == pytest.approx(values[0], abs=max(0.05, max(values) - min(values)))

@@ -8,18 +8,18 @@ import json
 import os
 import platform
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import torch
 
 from rlhf_lib import metrics, preferences, reviews
-from rlhf_lib.algorithms import reinforce, reward_model
-from rlhf_lib.course import stages
+from rlhf_lib.algorithms import nlpo, ppo, reinforce, reward_model
+from rlhf_lib.course import details, stages
 from rlhf_lib.losses import kl_estimate
 from rlhf_lib.models import Policy, RewardModel, load_model, load_reward_model
 from rlhf_lib.paths import data_dir
 from rlhf_lib.rewards import Reward, vader
-from rlhf_lib.rollout import Rollout, sample, score
+from rlhf_lib.rollout import Rollout, from_texts, sample, score
 from rlhf_lib.runs import Run, generator, write_text
 
 SEEDS = (0, 1, 2, 3)
@@ -29,20 +29,29 @@ MEASURES = ("reward", "judge", "KL", "perplexity", "distinct-2", "length", "fini
 
 @torch.no_grad()
 def examine(
-    policy: Policy, prompts: Sequence[str], reward: Reward, judge: RewardModel, reference: Policy, seed: int = 0
+    policy: Policy,
+    prompts: Sequence[str],
+    reward: Reward,
+    judge: RewardModel,
+    reference: Policy,
+    seed: int = 0,
+    action_mask: Callable | None = None,
+    fluent: Policy | None = None,
 ) -> dict[str, float]:
-    """The MEASURES of a policy: 4 samples of at most 24 tokens for each prompt.
+    """The MEASURES of a policy: 4 samples of at most 24 tokens for each prompt, under an action mask if there is one.
 
-    reward, judge: mean scores. KL: nats a completion to the reference (mean of k1). perplexity: under the reference.
-    distinct-2: of the completions. length: tokens. finished: share that drew the end token.
+    reward, judge: mean scores. KL: nats a completion to the (unmasked) reference (mean of k1). perplexity: under
+    `fluent`, by default the reference. distinct-2: of the completions. length: tokens. finished: share that drew the
+    end token.
     """
-    rollout = sample(policy, prompts, max_new_tokens=24, samples_per_prompt=4, generator=generator(seed, 1_000_000))
-    kl = kl_estimate(rollout.logprobs, score(reference, rollout).logprobs)
+    options = {"max_new_tokens": 24, "samples_per_prompt": 4, "generator": generator(seed, 1_000_000)}
+    rollout = sample(policy, prompts, action_mask=action_mask, **options)
+    kl = kl_estimate(rollout.logprobs, score(reference, replace(rollout, allowed=None)).logprobs)
     values = (
         reward(rollout).mean().item(),
         judge(rollout).mean().item(),
         kl.sum(1).mean().item(),
-        metrics.perplexity(reference, rollout),
+        metrics.perplexity(fluent or reference, rollout),
         metrics.distinct_n(rollout.completions(), 2),
         rollout.lengths.float().mean().item(),
         rollout.finished.float().mean().item(),
@@ -97,6 +106,99 @@ def learning_point(labels: int, rater: str, seed: int) -> float:
     return preferences.pairwise_accuracy(rm.score_texts(test.texts), judged, resamples=2).value
 
 
+FEEDBACK = 300  # labelled pairs
+
+
+def writers(seed: int = 0) -> dict[str, Policy]:
+    """Who may write the texts that people compare: the tiny model with random weights, pre-trained, fine-tuned."""
+    base = load_model("tiny")
+    torch.manual_seed(seed)
+    fresh = Policy(type(base.lm)(base.lm.config), base.tokenizer, name="tiny").to(base.device)
+    return {"random weights": fresh, "pre-trained": base, "SFT": stages.sft_policy()}
+
+
+@torch.no_grad()
+def labelled_pairs(writer: Policy, person: RewardModel, n: int, seed: int) -> list[preferences.Ranking]:
+    """Two completions for each of n train openings, compared by a simulated person.
+
+    Who prefers the first with probability σ(gap of the scores), as a Bradley–Terry rater would. Equal texts are left
+    out.
+    """
+    prompts = reviews.openings("train", limit=n)
+    rollout = sample(writer, prompts, max_new_tokens=24, samples_per_prompt=2, generator=generator(seed))
+    first, second = person(rollout).view(-1, 2).unbind(1)
+    wins = (torch.rand(len(first), generator=generator(seed, 1)) < (first - second).sigmoid().cpu()).tolist()
+    texts = [p + c for p, c in zip(rollout.prompts(), rollout.completions(), strict=True)]
+    pairs = zip(texts[0::2], texts[1::2], wins, strict=True)
+    return [preferences.Ranking((a, b), (0, 1) if won else (1, 0)) for a, b, won in pairs if a != b]
+
+
+def feedback_point(writer: Policy, seed: int) -> dict[str, float]:
+    """What a reward model learns from FEEDBACK pairs of a writer's texts, labelled by the held-out judge as a person.
+
+    people: accuracy on real people's comparisons of real test sentences. SFT texts: share of pairs of the SFT policy's
+    texts, for validation openings, that it orders as the judge does.
+    """
+    judge, rm = stages.judge(), load_reward_model("tiny")
+    labels = labelled_pairs(writer, judge, FEEDBACK, seed)
+    reward_model.train(rm, labels, replace(LEARNING, seed=seed), Run(progress=False))
+    test = reviews.load().subset("test")
+    judged = preferences.cross_block_pairs(test.ratings, test.block, 20_000, generator(0))
+    people = preferences.pairwise_accuracy(rm.score_texts(test.texts), judged, resamples=2).value
+    prompts = reviews.openings("validation", limit=64)
+    texts = sample(stages.sft_policy(), prompts, max_new_tokens=24, samples_per_prompt=4, generator=generator(seed, 2))
+    one, other = torch.combinations(torch.arange(4)).T
+    with torch.no_grad():
+        scores = [model(texts).view(64, 4) for model in (rm, judge)]
+    agree = torch.stack([s[:, one] - s[:, other] for s in scores]).prod(0) > 0
+    return {"people": people, "SFT texts": agree.float().mean().item()}
+
+
+def feedback(seed: int) -> dict:
+    """Lesson 08: what labels teach, by who wrote the texts."""
+    return {name: feedback_point(writer, seed) for name, writer in writers(seed).items()}
+
+
+NLPO = nlpo.Config(
+    steps=10, prompts_per_step=8, samples_per_prompt=4, epochs=2, minibatches=2, lr=3e-4, beta=0.05, mask_every=3
+)
+PPO_TWIN = ppo.Config(**{field.name: getattr(NLPO, field.name) for field in fields(ppo.Config)})
+NLPO_MEASURES = ("judge", "reward", "perplexity of reviews", "perplexity", "distinct-2", "length", "KL")
+
+
+def nlpo_row(policy: Policy, reference: Policy, seed: int) -> dict[str, dict[str, float]]:
+    """A policy on test openings, writing freely and under its own mask: NLPO_MEASURES.
+
+    Those of `examine`, KL to the policy that training started from; perplexity: of the policy's texts under the tiny
+    model; perplexity of reviews: of test sentences under the policy, which never has a mask.
+    """
+    reward, judge, base = stages.panel_reward_model(), stages.judge(), load_model("tiny")
+    prompts, sentences = reviews.openings("test", limit=24), reviews.load().subset("test").texts[::10]
+    bos = [base.tokenizer.bos_token_id]
+    fluency = {"perplexity of reviews": metrics.perplexity(policy, from_texts(base, [(bos, s) for s in sentences]))}
+    masks = {"free": None, "masked": nlpo.Proposals(policy, NLPO.top_p)}
+    return {
+        way: examine(policy, prompts, reward, judge, reference, seed, action_mask=mask, fluent=base) | fluency
+        for way, mask in masks.items()
+    }
+
+
+def nlpo_table(seed: int) -> dict:
+    """Lesson 12: zero-shot, supervised, and PPO and NLPO from either, each as `nlpo_row` sees it; and their curves."""
+    openings, reward = reviews.openings("train"), stages.panel_reward_model()
+    starts = {"": lambda **head: load_model("tiny", **head), "supervised+": stages.sft_policy}
+    found, curves = {}, {}
+    for name, start in starts.items():
+        reference = start()
+        found[name.rstrip("+") or "zero-shot"] = nlpo_row(reference, reference, seed)
+        for label, train, config in (("PPO", ppo.train, PPO_TWIN), ("NLPO", nlpo.train, NLPO)):
+            policy = start(value_head=True)
+            config = replace(config, seed=seed)
+            run = train(policy, openings, reward, config, reference=reference, run=Run(progress=False))
+            found[name + label], curves[name + label] = nlpo_row(policy, reference, seed), run.column("reward")
+    return found | {"curves": curves}
+
+
 def without_brakes(seed: int) -> reinforce.Config:
     """Lesson 04's REINFORCE on text: a high learning rate, no KL."""
     return reinforce.Config(steps=30, lr=1e-3, seed=seed)
@@ -127,12 +229,41 @@ def gibberish(seed: int) -> dict:
     return gauges(diary, stages.sft_policy())
 
 
+PPO = ppo.Config(steps=10, prompts_per_step=8, samples_per_prompt=4, lr=3e-4, beta=0.1, minibatches=1)
+
+
+def ppo_and_its_details(seed: int) -> dict:
+    """Lesson 11: PPO from the pre-trained model and from the SFT policy; and, in the micro language, two seeds of PPO
+    without each of its details. Both policies are examined with the pre-trained model as reference.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # models of the micro size only wait for a second one
+    taken_away = {
+        variant: _side_by_side([details.measure(variant, 2 * seed + k) for k in (0, 1)]) for variant in details.VARIANTS
+    }
+    torch.set_num_threads(threads)
+    reward, judge, base = stages.panel_reward_model(), stages.judge(), load_model("tiny")
+    openings, prompts = reviews.openings("train"), reviews.openings("test", limit=48)
+    starts = {"pre-trained": lambda **head: load_model("tiny", **head), "SFT": stages.sft_policy}
+    found, curves = {}, {}
+    for name, start in starts.items():
+        policy, run = start(value_head=True), Run(progress=False)
+        ppo.train(policy, openings, reward, replace(PPO, seed=seed), start(), run)
+        found[name] = examine(start(), prompts, reward, judge, base, seed)
+        found[f"{name} → PPO"] = examine(policy, prompts, reward, judge, base, seed)
+        curves[f"{name} → PPO"] = {key: run.column(key) for key in ("reward", "kl", "approx_kl")}
+    return {"details": taken_away, "curves": curves, **found}
+
+
 # lesson -> (file, one seed's results)
 MAKERS: dict[str, tuple[str, Callable[[int], dict]]] = {
     "01": ("01_buttons", buttons),
     "04": ("04_reinforce", gibberish),
+    "08": ("08_feedback", feedback),
     "09": ("09_learning_curve", learning_curve),
     "10": ("10_rlhf", rlhf),
+    "11": ("11_ppo", ppo_and_its_details),
+    "12": ("12_nlpo", nlpo_table),
 }
 
 
