@@ -264,7 +264,7 @@ def test_first_ratio_compares_with_the_sampler():
 def test_metrics_of_an_update_count_action_tokens_only():
     new, old = torch.tensor([[0.3, 99.0], [0.0, 0.1]]), torch.tensor([[0.0, 0.0], [0.0, 0.0]])
     mask = torch.tensor([[True, False], [True, True]])
-    row = ppo._update_metrics(new, old, mask, 0.2, torch.tensor(7.0))
+    row = ppo.update_metrics(new, old, mask, 0.2, torch.tensor(7.0))
     assert row["clip_fraction"] == pytest.approx(1 / 3)  # e^0.3 is beyond 1.2, e^0.1 is not
     assert row["max_ratio"] == pytest.approx(0.349859, rel=1e-5)
     assert row["approx_kl"] == pytest.approx((0.049859 + 0.005171) / 3, rel=1e-3) and row["value_loss"] == 7

@@ -7,6 +7,8 @@ from rlhf_lib import preferences
 from rlhf_lib.course import results, stages
 from rlhf_lib.runs import generator
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def held_out(rated):

@@ -833,7 +833,7 @@ print({word: sum(v == word for v in verdicts.values()) for word in ("worse", "be
 # | the score on the last *generated* token | shorter texts unpaid | a row above; 10.1 |
 # | value after the last action is 0; nothing leaks through pads | returns from nowhere | lesson 06 |
 # | keep the sampled ids | decoding and encoding again gives other tokens | section 9 |
-# | metrics over actions only | pads have ratio 1 and make everything look calm | `_update_metrics`'s test |
+# | metrics over actions only | pads have ratio 1 and make everything look calm | `update_metrics`'s test |
 # | `torch.where`, never `nan * 0` | one NaN at a pad, and all gradients are NaN | `losses`' tests |
 # | value head starts at zero | the first advantages are its noise | a row above |
 # | KL in the reward, not as $k_1$ in the loss | no pull at all | lesson 10 |

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from rlhf_lib.algorithms import ppo
-from rlhf_lib.algorithms.ppo import KLPrice, _update_metrics
+from rlhf_lib.algorithms.ppo import KLPrice, update_metrics
 from rlhf_lib.estimators import gae, holistic_rewards, whiten
 from rlhf_lib.losses import kl_estimate, ppo_loss, value_loss
 from rlhf_lib.models import Policy
@@ -91,7 +91,7 @@ def train(
                 norm = torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
                 check_finite(step, policy_loss=actor, value_loss=critic, gradient=norm)
                 optimizer.step()
-                updates.append(_update_metrics(new.logprobs, old[rows], mask[rows], config.clip, critic))
+                updates.append(update_metrics(new.logprobs, old[rows], mask[rows], config.clip, critic))
             if updates[-1]["approx_kl"] > config.max_kl:
                 break
 

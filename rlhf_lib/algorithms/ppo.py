@@ -102,7 +102,7 @@ def train(
                 norm = torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
                 check_finite(step, policy_loss=actor, value_loss=critic, gradient=norm)
                 optimizer.step()
-                updates.append(_update_metrics(new.logprobs, old[rows], mask[rows], config.clip, critic))
+                updates.append(update_metrics(new.logprobs, old[rows], mask[rows], config.clip, critic))
             if updates[-1]["approx_kl"] > config.max_kl:
                 break
 
@@ -141,7 +141,7 @@ class KLPrice:
 
 
 @torch.no_grad()
-def _update_metrics(new: Tensor, old: Tensor, mask: Tensor, clip: float, value_loss: Tensor) -> dict[str, float]:
+def update_metrics(new: Tensor, old: Tensor, mask: Tensor, clip: float, value_loss: Tensor) -> dict[str, float]:
     """Over action tokens only: pads would dilute every one of them."""
     log_ratio = (new - old)[mask]
     off = log_ratio.expm1().abs()

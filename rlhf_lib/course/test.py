@@ -1,5 +1,6 @@
 """`course.py test [arguments for pytest]`: unit tests, then every lesson, then the slow tests.
 
+Before the lessons the models that they share are trained, unless they are there.
 With the path of a test among the arguments, only that is run. The closing lines of pytest are repeated at the end.
 """
 
@@ -12,6 +13,10 @@ from pathlib import Path
 from rlhf_lib.paths import lesson_files, project_root
 
 LESSONS = ["--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=300"]
+PREPARATIONS = {  # modules to run before a stage; where one fails, the tests that need it say so
+    "lessons": ["rlhf_lib.course.stages"],
+    "slow tests": ["rlhf_lib.cli", "fetch", "smollm2"],
+}
 NOTHING_COLLECTED = 5  # pytest's exit status, fine for a stage when -k selects tests of another
 
 
@@ -49,8 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     results = []
     for title, options in stages(sys.argv[1:] if arguments is None else arguments):
         print(f"\n{title}", flush=True)
-        if title == "slow tests":  # those that need SmolLM2 skip themselves, with a reason, where this fails
-            subprocess.call([sys.executable, "-m", "rlhf_lib.cli", "fetch", "smollm2"])
+        if title in PREPARATIONS:
+            subprocess.call([sys.executable, "-m", *PREPARATIONS[title]])
         results.append((title, *run_pytest(options)))
     print()
     for title, status, closing_line in results:
