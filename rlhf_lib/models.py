@@ -197,6 +197,10 @@ class TablePolicy(nn.Module):
         self.logits = nn.Parameter(torch.zeros(states, self.actions))
 
     def forward(self, tokens: Tensor) -> Tensor:
+        return self.logits[self.rows(tokens)].log_softmax(-1)
+
+    def rows(self, tokens: Tensor) -> Tensor:
+        """Row of the table, [N, T], of the state before each of the tokens [N, T]."""
         _check_tokens(tokens, self.horizon)
         digits, ended = tokens, torch.zeros_like(tokens, dtype=torch.bool)
         if self.eos is not None:
@@ -208,7 +212,7 @@ class TablePolicy(nn.Module):
             rows.append(torch.where(dead, 0, first + state))
             first += self.branches**t
             state = torch.where(ended[:, t], 0, state * self.branches + digits[:, t])
-        return self.logits[torch.stack(rows, 1)].log_softmax(-1)
+        return torch.stack(rows, 1)
 
 
 def as_policy(model: Policy, prompt: str | list[int], mdp: TokenMDP, batch_size: int = 4096) -> Callable:
@@ -329,10 +333,21 @@ def load_model(
     return policy.to(where)
 
 
-def load_reward_model(path_or_base: str | Path, *, device=None, dtype: torch.dtype | None = None) -> RewardModel:
-    """The reward model saved at a folder; or, on a base model's name, one with a fresh head (std 1/√(H + 1))."""
+def load_reward_model(
+    path_or_base: str | Path,
+    *,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    lora: int | dict | None = None,
+) -> RewardModel:
+    """The reward model saved at a folder; or, on a base model's name, one with a fresh head (std 1/√(H + 1)).
+
+    Arguments and errors are those of `load_model`.
+    """
     where = choose_device(device)
     lm, tokenizer, manifest = checkpoints.load_lm(path_or_base, dtype)
+    if lora is not None:
+        lm = checkpoints.add_lora(lm, lora)
     rm = RewardModel(lm, tokenizer, name=manifest["base"], autocast=dtype == torch.bfloat16)
     if manifest.get("kind") == "reward_model":
         checkpoints.load_head(rm.head, path_or_base)

@@ -20,7 +20,7 @@ from rlhf_lib import (
     runs,
     show,
 )
-from rlhf_lib.algorithms import actor_critic, nlpo, ppo, reinforce, reward_model, sft
+from rlhf_lib.algorithms import actor_critic, nlpo, ppo, q_learning, reinforce, reward_model, sft
 from rlhf_lib.course import details, results, stages
 from rlhf_lib.course.check import check
 from rlhf_lib.course.quiz import quiz
@@ -40,6 +40,7 @@ __all__ = [
     "nlpo",
     "ppo",
     "preferences",
+    "q_learning",
     "quiz",
     "reinforce",
     "results",

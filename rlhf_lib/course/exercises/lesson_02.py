@@ -148,8 +148,8 @@ EXERCISES = [
         reference=SIGNS[1],
         mistakes={
             SIGNS[0]: Mistake(
-                "Its Q is high, true. But A compares with V, the mean over what the policy does, and what does it do "
-                "99 times in 100?",
+                "Its Q is the highest of the ten, true. But A compares with V, the mean over what the policy does. "
+                "What does it do 99 times in 100?",
                 SIGNS[0],
             ),
             SIGNS[2]: Mistake(
