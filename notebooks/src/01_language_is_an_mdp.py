@@ -14,9 +14,9 @@
 #
 # **What exactly is the decision problem that a language model solves when it writes, and how big is it?**
 #
-# Reinforcement learning is about an agent that takes actions in an environment. Where are these when a model writes a
-# film review? This lesson takes the lecture's 6-tuple apart on real text, computes its objective exactly and by
-# sampling, and counts the buttons on the controller.
+# Reinforcement learning (RL) is about an agent that takes actions in an environment. Where are these when a model
+# writes a film review? This lesson takes the lecture's 6-tuple apart on real text, computes its objective exactly and
+# by sampling, and counts the buttons on the controller.
 #
 # After it you can
 # - name states, actions, transitions, reward, discount and horizon of any text task, and step through one by hand;
@@ -74,8 +74,9 @@ assert len(tokenizer(" movie", add_special_tokens=False)["input_ids"]) == 1 < le
 #
 # ### $S$ and $T$: append, and nothing else
 #
-# A state is a list of tokens and a transition appends one. No dice are rolled by this environment: all the chance is
-# in the policy.
+# A state is a list of tokens and a transition appends one. An *episode* is one text, from the opening until it is over.
+# No dice are rolled by this environment: all the chance is in the *policy*, the agent's way of choosing its actions.
+# Here the policy is the language model.
 
 # %%
 START = models.encode_prompt(tokenizer, reviews.LECTURE_OPENING)
@@ -122,13 +123,14 @@ assert distance > 0.1
 # %% [markdown]
 # The last word alone will not do: what comes next depends on what came before it. Text is Markov because the state is
 # *everything so far*. That is free, since appending forgets nothing; the price is that no state is ever visited twice
-# in an episode, and hardly one in a lifetime. That is why lesson 02 has to talk about values of states never seen.
+# in an episode, and hardly any twice in a lifetime. That is why lesson 02 has to talk about values of states never
+# seen.
 #
 # ### $\pi$: a distribution, not a choice
 #
 # > **A slip on the slide.** It says "find policy $\pi_\theta : S \to A$". A function to $A$ names *one* action for
-# > each state. What a language model has is a *distribution* over actions, $\pi_\theta(a \mid s)$; it is what we
-# > sample from, and what policy gradients differentiate.
+# > each state. What a language model has is a *distribution* over actions, $\pi_\theta(a \mid s)$, where $\theta$ are
+# > its weights. It is what we sample from, and what policy gradients (lesson 03) differentiate.
 #
 # *Predict: four texts from the function "take the likeliest token", and four from the distribution. How many differ?*
 
@@ -148,14 +150,15 @@ assert abs(pi(START).sum().item() - 1) < 1e-4 and pi(START).min() > 0
 assert len(set(greedy.completions())) == 1 and len(set(drawn.completions())) > 1
 
 # %% [markdown]
-# The first tells you one thing four times. Learning from one's own attempts needs attempts that differ, so
-# exploration comes with the distribution.
+# The function tells you one thing four times (here: stop). Learning from one's own attempts needs attempts that
+# differ, so exploration comes with the distribution.
 #
 # ### $R$: somebody has to judge
 #
 # Lesson 09 trains a reward model on people's preferences. Today a cruder judge will do, made of the same people's
 # ratings, −4 to +4, of 6,345 sentences: a word's *opinion* is the mean rating of the sentences that contain it, and a
-# text's score adds up the opinions of its words.
+# text's score adds up the opinions of its words. (It is divided by the square root of their number, so that length
+# alone does not decide.)
 #
 # *Predict: will it notice the difference between the lecture's bad completion and its good ones?*
 
@@ -178,6 +181,7 @@ def score(text):
     return sum(opinion.get(word, 0.0) for word in words) / max(1, len(words)) ** 0.5
 
 
+# %%
 endings = [("", "the opening"), *((c, kind) for kind, cs in reviews.LECTURE_COMPLETIONS.items() for c in cs)]
 show.table(
     [(kind, c or reviews.LECTURE_OPENING, score(f"{reviews.LECTURE_OPENING}. {c}")) for c, kind in endings],
@@ -187,11 +191,12 @@ show.table(
 judged = {
     kind: [score(f"{reviews.LECTURE_OPENING}. {c}") for c in cs] for kind, cs in reviews.LECTURE_COMPLETIONS.items()
 }
-assert max(judged["bad"]) < min(judged["good"])
+assert max(judged["bad"]) < min(judged["good"]) < max(judged["good"]) < score(reviews.LECTURE_OPENING)
 
 # %% [markdown]
-# It does not understand a sentence; it cannot even tell "not good" from "good". But does it agree with people? We ask
-# on sentences whose ratings it has not seen.
+# It does: the bad completion comes last. But the good ones lose points too against the opening alone, for this judge
+# only counts words. It cannot even tell "not good" from "good". Does it agree with people at all? We ask on sentences
+# whose ratings it has not seen.
 
 # %%
 held_out = reviews.load().subset("validation")
@@ -206,8 +211,8 @@ assert 0.6 < agreement < 0.8  # nothing here is drawn at random
 #
 # ### One episode, step by step
 #
-# The reward of an action is 0 until the text is over; then it is the score of the whole. Read the loop: it is the
-# whole of "an agent acts in an environment".
+# The reward of an action is 0 until the text is over; then it is the score of the whole text. Read the loop: there is
+# no more to "an agent acts in an environment".
 
 
 # %%
@@ -261,9 +266,12 @@ stepper
 #
 # ## 2 · The return
 #
-# What an episode is worth is its *return*, the rewards added up, each discounted by how late it comes:
+# What an episode is worth is its *return*, the rewards $r_t = R(s_t, a_t)$ added up, each discounted by how late it
+# comes:
 #
 # $$G = \sum_{t=0}^{T-1} \gamma^t\, r_t , \qquad T \le K \text{ the number of actions.}$$
+#
+# (From here on $T$ is this number. The transition needs no letter any more: it appends.)
 #
 # > **A slip on the slide.** It sums from $t=0$ to $K$. That is $K+1$ terms, an action more than "max sentence length
 # > $K$" allows. With $K$ actions the last one is taken at $t = K-1$.
@@ -277,7 +285,7 @@ assert math.isclose(G, gamma ** (T - 1) * rewards_seen[-1], abs_tol=1e-9)
 assert len(range(0, K + 1)) == K + 1 and len(range(0, K)) == K  # the slide's sum, and the right one
 
 # %% [markdown]
-# With one reward at the end, $G = \gamma^{T-1} R$. Remember this line for section 4.
+# With one reward at the end, $G = \gamma^{T-1} R$. Remember this line for section 5.
 #
 # In batches, episodes of different lengths share a table `[batch, time]`, and `mask` is True where an action was
 # taken. What stands elsewhere is padding and may be anything.
@@ -335,10 +343,10 @@ assert my_returns(place_scores(torch.tensor([2.0, 2.0, 2.0]), three), three).tol
 # $$J(\theta) = \mathbb{E}_{\pi_\theta}\Big[\sum_{t=0}^{T-1} \gamma^t R(s_t, a_t)\Big]
 #   = \sum_{\text{episodes } y} p_\theta(y)\, G(y), \qquad p_\theta(y) = \prod_{t=0}^{T-1} \pi_\theta(a_t \mid s_t).$$
 #
-# The second form says how to compute it: list every episode, multiply, add. For real text that is hopeless (section 6
+# The second form says how to compute it: list every episode, multiply, add. For real text that is hopeless (section 7
 # says how hopeless). So the course keeps a second world, small enough to be exact: a review language of ten words.
-# "." ends a text, and a small grammar rates it ("not" turns a word round, "very" strengthens it, what comes after
-# "but" counts most).
+# "." ends a text, and a small grammar rates it: the mean of its words' values, where "not" turns a word round, "very"
+# strengthens it, and what comes after "but" counts most.
 
 # %%
 micro = reviews.micro_mdp(horizon=4)  # complete "awful" in at most 4 words
@@ -360,8 +368,8 @@ show.table(
 )
 
 # %% [markdown]
-# Let the policy press each of the ten buttons with probability 1/10. *Predict the sign of its $J$. The words' values
-# are +3, +2, −1, −2, −3, and five words have none.*
+# Let the policy press each of the ten buttons with probability 1/10. *Predict the sign of its $J$. (The values are
+# great +3, good +2, dull −1, bad −2, awful −3; the other five have none.)*
 
 # %%
 probability = (1 / 10) ** length.double()
@@ -424,6 +432,7 @@ def draw_estimate():
     return fig
 
 
+# %%
 show.figure(
     draw_estimate(), alt="The mean of N sampled returns closes in on the exact J; the interval narrows as 1/√N."
 )
@@ -449,8 +458,8 @@ assert 0.90 < holds < 0.99
 # **Exercise 01.3 · How many episodes?** (experiment · difficulty ●●○○○ · importance ●●●●○ · 8 min)
 #
 # Find an $N$ at which the 95 % interval of $J$ (uniform policy, `micro`) reaches at most 0.05 to either side, on at
-# least 19 of 20 new seeds, but no more than twice what is needed. Then say how confident you are that the exact $J$
-# is inside. Try things in a cell of your own; `G.std()` is at hand.
+# least 19 of 20 new seeds, but no more than twice what is needed. On how many of the 20 will the exact $J$ be inside?
+# Guess before you ask. Try things in a cell of your own; `G.std()` is at hand.
 
 # %%
 N_needed = check("01.3", ...)
@@ -472,7 +481,7 @@ N_needed = check("01.3", ...)
 prediction = check("01.4", ...)
 
 # %% [markdown]
-# Now move the sliders. Each grey line spans the returns of all texts of that length, from the worst to the best; the
+# Now move the sliders. Each grey bar spans the returns of all texts of that length, from the worst to the best; the
 # star is the best text of all. *Before you do: at which $\gamma$ will the winner stop being the longest text?*
 
 # %%
@@ -494,17 +503,18 @@ def exact_J(gamma, K):  # of the uniform policy
     return (0.1 ** listed[K][3].double() @ best(gamma, K)[0].double()).item()
 
 
+# %%
 @show.style()
 def draw_returns(gamma, K):
     returns, words, T, top = best(gamma, K)
     fig, ax = show.new_figure("words written, T", "return", f"best: awful {words}   ({top:+.2f})")
     for t in range(1, K + 1):
         of = returns[listed[K][3] == t]
-        ax.plot([t, t], [of.min(), of.max()], color="#888888", linewidth=6, solid_capstyle="butt")
+        ax.plot([t, t], [of.min(), of.max()], "s-", color="#888888", linewidth=6, markersize=6, markeredgewidth=0)
     ax.plot([T], [top], "*", color="#d55e00", markersize=16, label="best text")
     ax.axhline(exact_J(gamma, K), color="#2b7fbf", linestyle="--", label="J of the uniform policy")
     ax.set(xlim=(0.5, 5.5), ylim=(-4.3, 4.3), xticks=range(1, 6))
-    ax.legend(loc="lower right")
+    ax.legend(loc="upper left")
     return fig
 
 
@@ -551,7 +561,7 @@ written = rollout.sample(
 limits = list(range(1, 49))
 finished = [(written.finished & (written.lengths <= limit)).double().mean().item() for limit in limits]
 show.figure(
-    show.curves({"finished": (limits, finished)}, "K, tokens allowed", "share of 64 reviews finished", size=(7, 2.8)),
+    show.curves({"finished": (limits, finished)}, "K, tokens allowed", "share finished", size=(7, 2.8)),
     alt="The share of sampled reviews that have ended by themselves rises with the number of tokens allowed.",
 )
 for limit in (8, 16, 32):
@@ -600,6 +610,7 @@ go = sum(361 - t for t in range(220)) / 220  # ignoring captures and the few for
 print(f"Go, mean number of empty points: {go:.0f}   (the lecture: ~250)")
 assert abs(go - 250) < 10
 
+# %%
 ACTIONS = {
     "chess, legal moves": 35,
     "Go, legal moves": 250,
@@ -626,14 +637,14 @@ show.figure(
 )
 
 # %% [markdown]
-# Three orders of magnitude from chess to a language model. (Chess's 35 is an average over experts' games, quoted from
-# Allis 1994; it cannot be computed in a line. Current models have 32,000 to 260,000 tokens.) And in language nothing
-# is illegal: every button can be pressed in every state.
+# From chess to a language model the choice grows by a factor of hundreds to thousands. (Chess's 35 is an average over
+# experts' games, quoted from Allis 1994; it cannot be computed in a line. Current models have 32,000 to 260,000
+# tokens.) And in language nothing is illegal: every button can be pressed in every state.
 #
 # ## 7 · How many episodes?
 #
-# One state offers $A$ actions; how many texts are there? If every text has exactly $K$ tokens, $A$ choices are made
-# $K$ times: $A^K$. With an end token it takes some thought.
+# One state offers $A$ actions ($A$ is their number now); how many texts are there? If every text has exactly $K$
+# tokens, $A$ choices are made $K$ times: $A^K$. With an end token it takes some thought.
 #
 # **Exercise 01.5 · The number of episodes** (derive · difficulty ●●●○○ · importance ●●●●○ · 10 min)
 #
@@ -711,8 +722,8 @@ assert math.ceil(ATOMS / math.log10(100_000)) == 16
 #
 # $$H\big(\pi(\cdot \mid s)\big) = -\sum_a \pi(a \mid s) \log \pi(a \mid s).$$
 #
-# With $n$ equally likely buttons $H = \log n$. Turn this round: $e^{H}$ is the number of equally likely buttons that
-# would leave the same doubt. A sure choice is 1 button, complete ignorance is all 8,192.
+# (Logarithms are natural ones.) With $n$ equally likely buttons $H = \log n$. Turn this round: $e^{H}$ is the number of
+# equally likely buttons that would leave the same doubt. A sure choice is 1 button, complete ignorance is all 8,192.
 #
 # **Exercise 01.6 · How many buttons are in play** (implement · difficulty ●●○○○ · importance ●●●●○ · 8 min)
 #
@@ -776,9 +787,9 @@ show.slider_figure(
 )
 
 # %% [markdown]
-# One sentence is an anecdote. Next come held-out sentences, a model of the same shape with random weights, and
-# SmolLM2, a model of 135 million weights with 49,152 buttons (its numbers are stored: it takes a while). "Typical" is
-# the geometric mean, $\exp$ of the mean entropy. *Predict its order of magnitude for each of the three.*
+# One sentence is an anecdote. So here are 50 held-out sentences and three models: ours, one of the same shape with
+# random weights, and SmolLM2, a model of 135 million weights with 49,152 buttons (its numbers are stored: it takes a
+# while). "Typical" is the geometric mean, $\exp$ of the mean entropy. *Predict its order of magnitude for each model.*
 
 # %%
 every = reviews.load().subset("test").texts
@@ -799,12 +810,12 @@ columns = ["policy", "buttons", "typically considered", "10 % of states below", 
 show.table(rows, columns, formats={**dict.fromkeys(columns[2:5], ",.0f"), "share": ".1%"})
 print("SmolLM2, typically: {:.0f} (95 % interval over 4 draws of sentences {:.0f} to {:.0f})".format(*smol["typical"]))
 assert found["tiny LM, random weights"][1] > 0.9 * 8192
-assert smol["typical"][2] / 49_152 < found["tiny LM"][1] / 8192 < 0.02  # even at the interval's upper end
+assert smol["typical"][2] < found["tiny LM"][1] < 0.02 * 8192  # even at the interval's upper end
 
 # %% [markdown]
 # **This is the answer to "how to scale RL?"** A policy with random weights has the whole controller in its hands.
 # Pre-training takes nearly all of the buttons out of play before the first reward is seen. And the size of the
-# controller hardly matters: SmolLM2 has six times as many buttons as our model and considers about as many. (Don't
+# controller hardly matters: SmolLM2 has six times as many buttons as our model, and considers fewer. (Don't
 # read more into the comparison. Its tokens are others, and it has not been brought up on film reviews.) RL then only
 # has to choose among what is left. Where the lecture calls pre-training "weight initialization", this is what the
 # initialisation buys.
@@ -840,8 +851,8 @@ print(
 assert high < 0.6 * possible
 
 # %% [markdown]
-# Out of reach of any list, and yet a vanishing part of what could be typed. From here on, learning means: draw a few
-# of them, score them, and make the better ones likelier.
+# Fewer than atoms, yet out of reach of any list; and a vanishing part of what could be typed. From here on, learning
+# means: draw a few of them, score them, and make the better ones likelier.
 #
 # ## What to take along
 #

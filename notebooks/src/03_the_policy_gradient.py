@@ -33,7 +33,7 @@ from rlhf_lib.course.lesson import *
 # %%
 begins = {"awful …": 0.4, "awful but …": 0.3, "not …": 0.2, "good but …": 0.1}  # how often a review begins like this
 d = torch.tensor(list(begins.values()), dtype=torch.float64)
-words, each_word = reviews.MICRO_WORDS, torch.arange(10)[:, None]
+words, each_word = reviews.MICRO_WORDS, torch.arange(10)[:, None]  # ten endings, of one word each
 tasks = [reviews.micro_mdp(horizon=1, opening=s.removesuffix(" …").split()) for s in begins]
 R = torch.stack([task.reward(each_word, each_word >= 0) for task in tasks]).double()
 show.figure(
@@ -57,7 +57,7 @@ def J(theta):
 
 
 blind = torch.zeros(4, 10, dtype=torch.float64)  # every word equally likely
-opinionated = torch.randn(4, 10, dtype=torch.float64, generator=runs.generator(0))
+opinionated = torch.randn(4, 10, dtype=torch.float64, generator=runs.generator(0))  # has favourites, at random
 tables = [models.TablePolicy(task).double() for task in tasks]  # the library's: an MDP for each opening
 library = sum(p * mdp.exact_objective(task, t) for p, task, t in zip(d, tasks, tables, strict=True))
 print(f"J of the blind policy {J(blind):.4f} (rlhf_lib.mdp: {library:.4f}); of an opinionated one {J(opinionated):.4f}")
@@ -221,7 +221,8 @@ assert rows[0][1] < 1e-12 and rows[1][1] < 1e-12 and rows[2][2] < 0.9
 assert (torch.einsum("sa,sab->sb", pi, score)).abs().max() < 1e-12  # scores average to 0
 
 # %% [markdown]
-# The first two are $\nabla J$ to rounding error; the garbled one points elsewhere.
+# The first two are $\nabla J$ to rounding error; the garbled one points elsewhere. (The *cosine* of the angle between
+# two gradients is 1 if they point the same way, 0 if they are at right angles.)
 #
 # <details><summary>Optional: why "likelihood ratio"?</summary>
 #
@@ -279,7 +280,8 @@ def sampled_against_exact(N):
     title = f"N = {N:,}: cosine with ∇J {cosine(estimate, exact, dim=0):.3f}"
     fig = show.scatter({"a weight": (exact, estimate)}, "exact ∂J/∂θ", "from samples", title, size=(5.4, 4.2))
     fig.axes[0].plot([-0.08, 0.12], [-0.08, 0.12], color="#000000", linewidth=1)
-    fig.axes[0].set(ylim=(-0.25, 0.25), xticks=[-0.05, 0, 0.05, 0.1])
+    reach = max(0.2, 1.1 * estimate.abs().max().item())  # so that no dot is cut off
+    fig.axes[0].set(ylim=(-reach, reach), xticks=[-0.05, 0, 0.05, 0.1])
     return fig
 
 
@@ -308,8 +310,9 @@ assert errors[100] > 4 * errors[10_000] > 16 * errors[1_000_000]
 # **Exercise 03.3 · A surrogate that likes favourites** (find the bug · difficulty ●●●○○ · importance ●●●●● · 8 min)
 #
 # `given_surrogate` takes the log-probabilities of the words that were drawn and their rewards. "Make well-paid words
-# more probable", it says, and $J$ does go up. The cell compares the mean direction it gives with $\nabla J$; and it
-# subtracts 5 from every score, which should change nothing (why?). Run it, find the fault, mend it.
+# more probable", it says, and $J$ does go up. `compare` holds the mean direction that it gives against $\nabla J$, once
+# with the scores as they are and once with 5 subtracted from each, which should change nothing (why?). Run the cells,
+# find the fault, mend it.
 
 
 # %%
@@ -350,11 +353,11 @@ my_surrogate = check("03.3", my_surrogate)
 compare(my_surrogate)
 
 # %% [markdown]
-# Where would the two have led?
+# Where do they lead?
 
 # %%
 curves = {}
-trained = {"yours (or ours)": my_surrogate, "given": given_surrogate, "given, scores − 5": given_surrogate}
+trained = {"right, scores − 5": my_surrogate, "given": given_surrogate, "given, scores − 5": given_surrogate}
 for name, surrogate in trained.items():
     theta, curves[name], shift = blind, [], 0.0 if name == "given" else -5.0
     for _ in range(120):
@@ -372,15 +375,15 @@ assert final[0] > 0.95 > final[1] > final[2] and final[2] < -1 and favourites.ma
 
 # %% [markdown]
 # Words are drawn in proportion to $\pi$ already. The given surrogate's mean is $\sum \pi\, \nabla\pi\, R = \nabla\,
-# \tfrac12 \sum_a \pi(a)^2 R_a$: another mountain. Where all scores are negative its top is a
-# policy that spreads out, for then squares are best small. It raised $J$ all the same; that is why such bugs live long.
-# **A rising curve is no proof of a right gradient; an exact answer to compare with is.**
+# \tfrac12 \sum_a \pi(a)^2 R_a$: another mountain. Where all scores are negative, its top is a policy that spreads out,
+# since that keeps the squares small. It raised $J$ all the same; that is why such bugs live long.
+# **A rising curve does not prove the gradient right. Compare it with an exact answer.**
 #
 # ## 4 · A whole review as one action
 #
 # Back to reviews of several words. The lecture: *a one-step MDP in language = generate the entire sequence and
-# consider that a singular action.* A controller with a button for each review, then. How probable is a button? The
-# words' probabilities multiply, so their logarithms add:
+# consider that a singular action.* In lesson 01's picture: a controller with one button for each review. How probable
+# is a button? The words' probabilities multiply, so their logarithms add:
 #
 # $$\pi_\theta(y \mid s) = \prod_{t=0}^{T-1} \pi_\theta(y_t \mid s, y_{<t}), \qquad
 # \log\pi_\theta(y \mid s) = \sum_{t=0}^{T-1} \log\pi_\theta(y_t \mid s, y_{<t}).$$
@@ -485,9 +488,10 @@ for seed in range(6):
     many, one = (torch.cat([g.flatten() for g in gs]) for gs in (many, one))
     words_drawn = " ".join(["awful", *(task.actions[w] for w in text[taken])])
     lengths, gap = (many.norm().item(), one.norm().item()), (many - one).abs().max().item()
-    rows.append((words_drawn, task.reward(text, taken).item(), *lengths, f"{gap:g}"))
+    rows.append((words_drawn, task.reward(text, taken).item(), *lengths, gap))
     assert torch.equal(many, one)
-show.table(rows, ["one sample", "R", "‖g‖, token-level", "‖g‖, one-step", "largest difference"])
+columns = ["one sample", "R", "length, token-level", "length, one-step", "largest difference"]
+show.table(rows, columns, formats={"largest difference": "g"})
 print(f"over {len(many):,} weights each")
 
 # %% [markdown]
@@ -537,8 +541,9 @@ prediction = (
 prediction = check("03.5", prediction)
 
 # %% [markdown]
-# The next cells compute the answer, and add two cases: a score that is *paid* at step $K$ whenever the review ended,
-# and a meter that pays each word the change that it makes to the score. The policies are random tables.
+# The next cells compute the answer, and add two cases: a score that is *paid* at step $K$, no matter when the review
+# ended, and a meter that pays each word the change that it makes to the score. The policies are random tables. Look
+# at the column "cosine of the two ∇J"; the last column belongs to the box below.
 
 
 # %%
@@ -585,7 +590,7 @@ for name, (reward, eos) in cases.items():
     cosines = (cosine(one, g, dim=0).item() for g in (many, without))
     rows.append((name, J_one, J_many, (many.norm() / one.norm()).item(), *cosines))
     assert torch.allclose(sampled, many, rtol=0, atol=1e-12)
-columns = ["γ = 0.5", "J, one-step", "J, token-level", "ratio of lengths of ∇J", "cosine", "cosine without γ^t"]
+columns = ["γ = 0.5", "J, one-step", "J, token-level", "ratio of lengths of ∇J", "cosine of the two ∇J", "without γ^t"]
 show.table(rows, columns)
 turned = [row[4] < 0.95 for row in rows]
 assert turned == [True, False, False, True]
@@ -612,7 +617,7 @@ for row in rows[1:3]:
 #
 # </details>
 #
-# *Predict, then move γ: which first word does a discount after "awful" bring into disrepute?*
+# *Predict, then move γ: after "awful", which first word loses most when there is a discount?*
 
 # %%
 plain = {}  # ∇J by the first word's ten weights, for the blind policy; the whole gradient has length 1
@@ -663,7 +668,7 @@ for opening in ("awful", "good"):
     for g in (1.0, 0.5):
         game = reviews.micro_mdp(horizon=4, gamma=g, opening=(opening,))
         even = models.TablePolicy(game).double()
-        length = mdp.state_distribution(game, even).sum()  # Σ_s P(s) = E[T]
+        length = mdp.state_distribution(game, even).sum()  # E[T]: each word adds one state visited
         (longer,) = torch.autograd.grad(length, even.logits)
         (up,) = torch.autograd.grad(mdp.exact_objective(game, even), even.logits)
         found[g] = cosine(up.flatten(), longer.flatten(), dim=0).item()
@@ -674,14 +679,14 @@ assert rows[0][2] > 0.95 > rows[0][1] and rows[1][2] < -0.95 < rows[1][1]
 assert (plain[0.5, task.eos][:9] > 0).all() and not (plain[1.0, task.eos][:9] > 0).all()
 
 # %% [markdown]
-# At $\gamma = 0.5$ the policy is told little else than to write more, or less. That is why RLHF on text takes
-# $\gamma = 1$: a discount is a second objective, about length, that nobody asked for.
+# At $\gamma = 0.5$ the policy is told little else than to write more, or less. A good reason to take $\gamma = 1$ for
+# RLHF on text: a discount is a second objective, about length, that nobody asked for.
 #
 # **Exercise 03.6 · Where the gradient turns round** (derive · difficulty ●●●○○ · importance ●●●○○ · 10 min)
 #
-# A policy knows two endings: with probability $p = \sigma(\theta)$ a long, better one, with `t_long` words and the
-# score `r_long`; else a short one, `t_short` and `r_short` (both scores positive, `r_long > r_short`). At $\gamma = 1$,
-# $dJ/d\theta > 0$. Derive the $\gamma$ below which it is negative.
+# A policy knows two endings: with probability $p = \sigma(\theta) = 1/(1 + e^{-\theta})$ a long, better one, with
+# `t_long` words and the score `r_long`; else a short one, `t_short` and `r_short` (both scores positive,
+# `r_long > r_short`). At $\gamma = 1$, $dJ/d\theta > 0$. Derive the $\gamma$ below which it is negative.
 
 
 # %% tags=["exercise"]
@@ -724,8 +729,9 @@ assert all((slope > 0) == (g > turn) for g, slope in zip(gammas, slopes, strict=
 # $$\mathbb{E}\,\big\|\hat g_N - \nabla J\big\|^2 = \frac{\sigma^2}{N}, \qquad
 # \sigma^2 = \mathbb{E}\|g\|^2 - \|\nabla J\|^2 ,$$
 #
-# and at micro scale $\sigma$ can be computed exactly. We sample in the way that every algorithm of this course will,
-# through a surrogate, and for two scales of the same score: from −4 to 4, and in stars from 1 to 9 (5 more).
+# and at micro scale $\sigma$, the spread of a single sample (no sigmoid this time), can be computed exactly. We sample
+# in the way that every algorithm of this course will, through a surrogate, and for two scales of the same score: from
+# −4 to 4, and in stars from 1 to 9 (5 more).
 #
 # *Predict: how long is the error at $N = 1{,}000$, compared with* $\nabla J$*? And what will the stars change: the
 # gradient, the error, or the rate at which it falls?*
@@ -766,6 +772,7 @@ for name, game in {"score −4 … 4": task, "stars 1 … 9": stars}.items():
     slopes[name] = (measured[name].log() @ centred).tolist()  # of a straight line through each seed's points
     show_slope = "{:.3f} (95 % interval over 8 seeds {:.3f} to {:.3f})".format(*runs.mean_interval(slopes[name]))
     print(f"{name}: ‖∇J‖ = {exact.norm():.4f}, σ = {sigma[name]:.3f}, fitted slope {show_slope}")
+    print(f"    error at N = 1,000: {sigma[name] / 1_000**0.5 / exact.norm():.0%} of the length of ∇J")
     rms = measured[name].square().mean(0).sqrt() * torch.tensor(sizes).sqrt() / sigma[name]
     assert abs(runs.mean_interval(slopes[name])[0] + 0.5) < 0.05 and ((rms - 1).abs() < 0.25).all()
 
@@ -794,9 +801,9 @@ show.figure(
 # - **The slope is −½**, for any reward: half the error costs four times the reviews. No algorithm of this course
 #   changes that.
 # - **The height is σ**, and that can be changed. Five stars more move $J$ by a constant and $\nabla J$ not at all, and
-#   yet the noise doubles. So what would *subtracting* something do? That is lesson 05.
-# - Above the dashed line the error is longer than the gradient. A batch of 16 reviews is mostly noise;
-#   that training works all the same is because noise averages out over many small steps, too.
+#   yet the noise more than doubles. So what would *subtracting* something do? That is lesson 05.
+# - Above the dashed line the error is longer than the gradient. A batch of 16 reviews is mostly noise. Training works
+#   all the same, because noise averages out over many small steps, too.
 #
 # **Exercise 03.7 · Texts for a step** (experiment · difficulty ●●●○○ · importance ●●●●○ · 10 min)
 #
@@ -820,12 +827,13 @@ texts_for_a_step = check("03.7", texts_for_a_step)
 #
 # - $\nabla\pi = \pi\,\nabla\log\pi$ turns the gradient of an average into an average: $\nabla J = \mathbb{E}[r\,
 #   \nabla\log\pi(a|s)]$. It asks of the reward nothing but its value.
-# - In code: the log-probability of what was drawn, times its reward, up. $\pi$ in place of $\log\pi$ is silently wrong.
+# - In code: push up the log-probability of what was drawn, times its reward. $\pi$ in place of $\log\pi$ is silently
+#   wrong.
 # - A text is one action with $\log\pi(y) = \sum_t \log\pi(y_t|s_t)$. With $\gamma = 1$ and a score at the end, the
 #   one-step and the token-level gradient are the same for every single sample.
 # - $\gamma < 1$ only rescales when the payday is fixed; where the text decides when it is paid, $\nabla J$ turns
 #   towards length.
-# - The error is $\sigma/\sqrt N$. The slope is fate; σ is not.
+# - The error is $\sigma/\sqrt N$. The slope cannot be changed; σ can.
 #
 # | the lecture's equation | where it is computed |
 # |---|---|

@@ -10,7 +10,7 @@
 #
 # | | |
 # |---|---|
-# | You need | lesson 01 (states, actions, returns) and 03 ($\nabla\log\pi$, the likelihood ratio) |
+# | You need | lessons 01 (states, actions, returns), 02 ($V$ and $Q$) and 03 ($\nabla\log\pi$, the likelihood ratio) |
 # | Reading | 40 minutes, and 50 for the exercises |
 # | Run time | about 50 s on 2 cores, most of them for section 5; the first time 60 s more, to train the SFT policy |
 # | A GPU | changes section 5 only: 10 s instead of 30 |
@@ -30,8 +30,8 @@ from rlhf_lib.course.lesson import *
 # \qquad d(s) = \gamma^{|s|}\, P(s)$$
 #
 # A state $s$ is the text so far and $|s|$ its number of words; $P(s)$ is the probability that an episode passes
-# through it; $Q(s, a)$ is the expected return from there on, after word $a$. This is for the **start-state
-# objective** $J = V(s_0)$, the one that we use for language.
+# through it; $Q(s, a)$ is the expected return from there on, after word $a$, and $V(s)$ the same before a word is
+# chosen. This is for the **start-state objective** $J = V(s_0)$, the one that we use for language.
 #
 # > **Predict before you run.** On the right, only $\log\pi$ is differentiated. But $d$ and $Q$ depend on θ too. Is
 # > something missing?
@@ -47,7 +47,7 @@ from rlhf_lib.course.lesson import *
 # $\nabla J = \nabla V(s_0) = \sum_s \gamma^{|s|} P(s) \sum_a \nabla\pi(a|s)\, Q(s,a)$, and
 # $\nabla\pi = \pi\,\nabla\log\pi$. Nothing is missing: how θ moves $d$ and $Q$ is what the recursion has collected.
 #
-# Two policies for the micro language shall confirm it. One is a table with its own row of numbers for each partial
+# Two policies for the micro language will confirm it. One is a table with its own row of numbers for each partial
 # text; the other is a one-layer transformer, in which all partial texts share their weights.
 
 # %%
@@ -92,11 +92,12 @@ for gamma in (1.0, 0.5):
         exact = torch.autograd.grad(mdp.exact_objective(task, policy), weights)
         exact = torch.cat([g.flatten() for g in exact])
         gap = (theorem(task, policy, weights) - exact).abs().max().item()
-        without = (theorem(task, policy, weights, gamma_to_the_t=False) - exact).norm() / exact.norm()
-        rows.append((name, gamma, len(exact), exact.norm().item(), f"{gap:.1e}", f"{without:.0%}"))
+        without = ((theorem(task, policy, weights, gamma_to_the_t=False) - exact).norm() / exact.norm()).item()
+        rows.append((name, gamma, len(exact), exact.norm().item(), gap, without))
         assert gap < (1e-9 if name == "table" else 1e-6)  # Hugging Face's norm layers compute in float32
         assert without < 1e-6 if gamma == 1 else without > 0.01
-show.table(rows, ["policy", "γ", "parameters", "length of ∇J", "largest difference", "error without γ^|s|"])
+columns = ["policy", "γ", "parameters", "length of ∇J", "largest difference", "error without γ^|s|"]
+show.table(rows, columns, formats={"γ": "g", "largest difference": ".1e", "error without γ^|s|": ".0%"})
 
 # %% [markdown]
 # Equal to rounding error, for thousands of parameters (float64 in the table; the transformer's layers round to
@@ -116,7 +117,7 @@ show.table(rows, ["policy", "γ", "parameters", "length of ∇J", "largest diffe
 # > &emsp; for $t = 1$ to $T-1$ do<br>
 # > &emsp;&emsp; $\theta \leftarrow \theta + \alpha\, \nabla_\theta \log\pi_\theta(s_t, a_t)\, v_t$
 #
-# (The slide counts from 1 and calls the reward of $a_t$ $r_{t+1}$; here $t$ starts at 0 and it is $r_t$.)
+# (The slide counts from 1, and $r_{t+1}$ is what $a_t$ earns. Here $t$ starts at 0, and $a_t$ earns $r_t$.)
 # First you need $v_t$, the **reward-to-go**.
 
 # %% [markdown]
@@ -202,7 +203,7 @@ assert errors[0] < 1e-9 and errors[2] < 1e-9 and errors[1] > 1 and rows[1][2] < 
 # %%
 def sampled_error(name, n, seed):
     """Relative error of the mean over n sampled episodes."""
-    texts, taken = mdp.sample_episodes(task, one_softmax(theta), n, runs.generator(seed))
+    texts, taken = mdp.sample_episodes(task, one_softmax(theta), n, runs.generator(seed, n))
     returns = estimators.reward_to_go(mdp.episode_rewards(task, texts, taken, torch.float64), taken, task.gamma)
     weight = returns * discount if name == "γ^t · v_t" else returns
     mean = (weight[..., None] * score(theta, texts, taken)).sum(1).mean(0)
@@ -210,7 +211,7 @@ def sampled_error(name, n, seed):
 
 
 sizes, both = [100, 1_000, 10_000, 30_000], ("γ^t · v_t", "v_t (slide)")
-lines = {name: (sizes, [[sampled_error(name, n, seed) for n in sizes] for seed in range(4)]) for name in both}
+lines = {name: (sizes, [[sampled_error(name, n, seed) for n in sizes] for seed in range(8)]) for name in both}
 fig = show.loglog(lines, "episodes N", "relative error", slope=-0.5)
 show.figure(fig, alt="With γ^t the error falls with slope −1/2; without it, it stays at its bias, above 1.")
 last = {name: torch.tensor(curves).mean(0)[-1].item() for name, (_, curves) in lines.items()}
@@ -239,7 +240,7 @@ credit = check("04.2", credit)
 
 
 # %% [markdown]
-# Turn γ for the best answer to "awful". Both rows are shares of the final score.
+# Now move γ. The text is the best answer to "awful"; both rows are shares of its final score.
 
 
 # %%
@@ -311,7 +312,7 @@ for alpha in alphas:
         moved += alpha * candidates["γ^t · v_t"][:, t, None] * score(moved, words[:, t], mask[:, t])
     mean_step = p @ (moved - theta)
     gaps.append(((mean_step / alpha - exact).norm() / exact.norm()).item())
-show.table(list(zip(alphas, gaps, strict=True)), ["α", "relative error of the mean update"])
+show.table(list(zip(alphas, gaps, strict=True)), ["α", "relative error of the mean update"], formats={"α": "g"})
 assert all(0.4 < small / large < 0.6 for large, small in zip(gaps, gaps[1:], strict=False))
 
 # %% [markdown]
@@ -326,7 +327,8 @@ assert all(0.4 < small / large < 0.6 for large, small in zip(gaps, gaps[1:], str
 #
 # With a single score at the end and γ = 1 there is nothing before the end: both weights are the same number. So pay
 # on the way: put a meter on the wall that shows the score of the text so far, and pay each word the change it makes.
-# The sum is the same as before.
+# A whole text then earns its score minus that of the opening, which is the same for all texts and so leaves $\nabla J$
+# as it was. The policy is still `theta`; the opening is "awful" again, and γ = 1.
 #
 # > **Predict before you run.** The variance of the sampled gradient with reward-to-go: a little smaller than with the
 # > whole return, about half of it, or a quarter?
@@ -457,6 +459,8 @@ show.table(rows, ["expected step", *[f"distance from {name}" for name in climbs]
 assert rows[0][2] < 1e-9 < rows[0][1] and rows[1][1] < 1e-9
 
 # %% [markdown]
+# Each loss climbs its own objective, exactly, and not the other's.
+#
 # ## 4 · The smallest complete REINFORCE
 #
 # One word to choose out of five, worth −1 to 1; two samples a step, a hundred steps. Everything that makes REINFORCE
@@ -482,8 +486,8 @@ for rate in (0.01, 20.0):
     print(f"learning rate {rate:5}: J after 100 steps {' '.join(f'{j:6.2f}' for j in final_objectives(rate))}")
 
 # %% [markdown]
-# Too small a step goes nowhere. Too large a step can settle on whatever came up early: then the policy hardly ever
-# tries anything else, and no gradient can tell it what it misses.
+# Too small a step hardly gets anywhere. Too large a step can settle on whatever came up early: then the policy hardly
+# ever tries anything else, and no gradient can tell it what it misses.
 
 # %% [markdown]
 # **Exercise 04.4 · A step that is neither timid nor rash** (experiment · difficulty ●●○○○ · importance ●●●○○ · 10 min)
@@ -507,13 +511,14 @@ print(f"learning rate {learning_rate}: J = {mean:.3f}, 95 % interval {low:.3f} t
 # ## 5 · REINFORCE on real text, before 2018
 #
 # The lecture: until about 2018, almost all "RL" in language processing was Monte Carlo policy gradient with the whole
-# text as **one action**: one score, the same weight for every token, no KL, no reference. Do that. The policy is the
-# tiny language model after supervised fine-tuning on positive reviews; the prompts are openings of negative ones; the
-# score is VADER's, a lexicon that adds up good and bad words. The learning rate is high, as impatience suggests.
+# text as **one action**: one score, the same weight for every token, and no price on straying from where it began. Do
+# that. The policy is the tiny language model after supervised fine-tuning, SFT: it was trained further on positive
+# reviews (lesson 07). The prompts are openings of negative ones; the score is VADER's, a lexicon that adds up good and
+# bad words, from −1 to 1. The learning rate is high, as impatience suggests.
 #
 # > **Predict before you run.** The score will rise. Two more gauges: the **perplexity** of the new texts under the
-# > policy that training started from, and **distinct-2**, the share of word pairs that are not repeats. Where will they
-# > go?
+# > policy that training started from, $e$ to the mean of $-\log\pi_{\text{start}}$ per token (high: it would hardly
+# > have written them), and **distinct-2**, the share of word pairs that are not repeats. Where will they go?
 
 # %%
 policy, start = stages.sft_policy(), stages.sft_policy()
@@ -532,7 +537,8 @@ print(f"{len(diary)} steps, {sum(len(texts) for texts, _ in diary):,} texts")
 
 # %% [markdown]
 # `reinforce.train` is the loop of this lesson and nothing else: sample, score, reward-to-go, loss, step (read it in
-# `rlhf_lib/algorithms/reinforce.py`). Here are three texts at four times of the run.
+# `rlhf_lib/algorithms/reinforce.py`). Here are three texts at four times of the run. Our model is small, and no great
+# writer at step 0 either. Watch what becomes of the grammar that it has.
 
 # %%
 times = [0, config.steps // 3, 2 * config.steps // 3, config.steps - 1]
@@ -572,6 +578,8 @@ show.table(rows, ["four stored runs", "mean", "95 % from", "to", "smallest", "la
 assert rows[0][2] > 0 and rows[1][2] > 1 and rows[2][3] < 1
 
 # %% [markdown]
+# (An interval from four runs is wide, and does not know that a ratio cannot fall below 0.)
+#
 # The score gets near its maximum, and nobody would read this. The perplexity is a multiple of what it was: the policy
 # writes what the start would hardly ever have written. distinct-2 falls: the same few words come again and again. Look
 # at both gauges, because either can be fooled: a phrase said over and over is easy to foresee once begun, and pulls the
@@ -623,8 +631,8 @@ assert abs(earned[-1] / steps[-1] - J / length) < 0.06  # five standard errors
 # %% [markdown]
 # **Exercise 04.5 · Paid by the word** (predict · difficulty ●●○○○ · importance ●●●○○ · 4 min)
 #
-# A policy is trained to the end on $J/\mathbb{E}[T]$. What does it write after "good"? Answer with one of
-# `"it ends at once"`, `"one good word, then the end"`, `"the longest text"`.
+# A policy is trained on $J/\mathbb{E}[T]$ until nothing improves any more. What does it write after "good"? Answer
+# with one of `"it ends at once"`, `"one good word, then the end"`, `"the longest text"`.
 
 # %% tags=["exercise"]
 per_word_policy = (
@@ -693,7 +701,7 @@ def ray(rate):
     fig = show.scatter({"a text": dots.T}, "words T", "score R", f"{above:,} of {len(returns):,} texts above the line")
     ends = torch.tensor([0.0, min(4.2, 4.4 / max(rate, 0.1))])
     fig.axes[0].plot(ends, rate * ends, color="#000000", label=f"R = {rate:.1f} · T")
-    fig.axes[0].legend(loc="lower left")
+    fig.axes[0].legend(loc="lower left", frameon=False)
     return fig
 
 
@@ -795,8 +803,9 @@ torch.testing.assert_close(d @ mean_pay, J / reach.sum(), rtol=0, atol=1e-9)  # 
 print(f"J_avR = {d @ mean_pay:.6f} = J / E[T] = {J / reach.sum():.6f}")
 
 # %% [markdown]
-# Values must not grow without end either: the **differential** values count what is earned above average, $Q(s,a) =
-# r(s,a) - J_{avR} + V(s')$, with $V = \sum_a \pi Q$. With them the theorem holds for $J_{avR}$, word for word:
+# The stream never ends, and plain sums of rewards would grow without end. **Differential** values count only what is
+# earned above average: $Q(s,a) = r(s,a) - J_{avR} + V(s')$, with $s'$ the next state and $V = \sum_a \pi Q$. With
+# them the theorem holds for $J_{avR}$, word for word:
 
 # %%
 eye, rho = torch.eye(len(states), dtype=torch.float64), d @ mean_pay
@@ -877,6 +886,6 @@ quiz(
 )
 
 # %% [markdown]
-# **Next:** lesson 05, *Baselines*: the same gradient with a fraction of the noise. The gibberish is cured in
-# [lesson 10](10_rl_against_the_reward_model.ipynb), by a better score ([lesson 09](09_reward_models.ipynb)) and a price
-# on leaving the reference.
+# **Next:** [05 · Baselines](05_baselines.ipynb), the same gradient with a fraction of the noise. The gibberish waits
+# for [lesson 10](10_rl_against_the_reward_model.ipynb), with a better score ([lesson 09](09_reward_models.ipynb)) and
+# a price on leaving the policy that training started from.

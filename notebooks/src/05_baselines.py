@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 05 · Baselines
 #
-# **The question.** Subtract the same number from every score. The gradient does not change at all, its noise does.
+# **The question.** Subtract the same number from every score. The gradient does not change at all; its noise does.
 # Which number is best, and which ones make matters worse?
 #
 # **You will** prove and compute that a baseline costs no bias, and find what does; draw the variance as a parabola and
@@ -10,7 +10,7 @@
 #
 # | | |
 # |---|---|
-# | You need | lesson 03 ($\nabla\log\pi$) and 04 (REINFORCE, reward-to-go, ascent) |
+# | You need | lesson 02 ($V$, $Q$, $A$), 03 ($\nabla\log\pi$), 04 (REINFORCE, reward-to-go, ascent) |
 # | Reading | 40 minutes, and 45 for the exercises |
 # | Run time | about 20 s on 2 cores |
 # | A GPU | changes nothing: all of this is small |
@@ -45,7 +45,8 @@ def climb(policy, updates):
 policy = climb(models.TablePolicy(task).double(), 10)  # a row of ten logits for each partial text; half trained
 states = mdp.exact_values(task, policy).states  # the 91 partial texts
 number = {state: i for i, state in enumerate(states)}
-row = torch.tensor([[number.get(tuple(text[:t]), 0) for t in range(3)] for text in words.tolist()])  # [820, 3]
+row = torch.tensor([[number.get(tuple(text[:t]), 0) for t in range(3)] for text in words.tolist()])
+# [820, 3]: for each word, the number of the partial text before it
 
 # %% [markdown]
 # For every word of every text, $\nabla\log\pi(a|s)$: in the row of the partial text, 1 for the word drawn minus all
@@ -72,7 +73,7 @@ print(f"J = {J:.3f}; length of ∇J = {slope.norm():.3f}")
 # %% [markdown]
 # Now REINFORCE as in lesson 04, four texts a step, once with each scale.
 #
-# > **Predict before you run.** Same texts, same opinions. How often does a step go *downhill*, on either scale?
+# > **Predict before you run.** Same texts, same opinions. How often does a step go *downhill*, on each scale?
 
 
 # %%
@@ -94,7 +95,7 @@ assert rows[1][2] > 2 * rows[0][2]
 
 # %% [markdown]
 # The exact gradient is the same to the last digit; the samples of it are not. With stars every text is "good": whatever
-# is drawn gets pushed up, and only the *differences* between these pushes mean something.
+# is drawn gets pushed up, the bad ones too, and only the *differences* between these pushes mean something.
 #
 # If adding 5 can do so much harm, subtracting the right number should do some good. That number is the **baseline**.
 
@@ -137,12 +138,13 @@ assert rows[0][1] < 1e-9 < rows[1][1] and rows[2][1] < 1e-3 < rows[3][1]
 # %% [markdown]
 # Zero to rounding error, with $B$ in the hundreds (the transformer's layers round to float32 on the way).
 #
-# **See it.** One word out of three. Each arrow is what REINFORCE adds to the logits when that word is drawn,
-# $(r - b)\,\nabla\log\pi$; its width is the word's probability. The logits of three words that sum to zero live in a
-# plane, with a corner for each word. Move $b$: the arrows swing about, their mean stays where it is.
+# **See it.** One word out of three. Each arrow is what REINFORCE adds to the three logits when that word is drawn,
+# $(r - b)\,\nabla\log\pi$; the likelier the word, the wider the arrow. The three numbers add up to zero, so they fit in
+# a plane: towards a word's corner means that its logit rises. Move $b$: the arrows swing about, their mean stays
+# where it is.
 
 # %%
-worth, chance = torch.tensor([3.0, 2.0, -3.0]), torch.tensor([0.2, 0.6, 0.2])
+worth, chance = torch.tensor([3.0, 2.0, -3.0]), torch.tensor([0.2, 0.6, 0.2])  # of "great", "good", "awful"
 corner = torch.tensor([[math.cos(a), math.sin(a)] for a in (math.pi / 2, 7 * math.pi / 6, -math.pi / 6)])
 
 
@@ -164,6 +166,7 @@ def arrows(b):
     return fig
 
 
+# %%
 show.slider_figure(
     arrows,
     alt=lambda b: f"At b = {b:.2f} the three words' arrows differ; their mean points away from awful as ever.",
@@ -278,6 +281,7 @@ for seed in range(8):
         measured[name].append(estimates(drawn, b).var(0).sum().item())
 
 
+# %%
 @show.style()
 def parabola():
     fig, ax = show.new_figure("baseline b", "variance of one text's estimate")
@@ -392,7 +396,8 @@ torch.testing.assert_close(with_own, slope / 2, rtol=0, atol=1e-9)
 # $$\operatorname{Var}_{\text{LOO}} = \frac{\operatorname{Var}(b{=}J)}{N}
 #  + \frac{\mathbb{E}\lVert g\rVert^2 \operatorname{Var}(G) + \lVert\nabla J\rVert^2}{N(N-1)}.$$
 #
-# The first part is what the true mean $J$ would give. The second is the price for estimating it, and soon fades.
+# The first part is what the true mean $J$ would give. The second is the price for estimating it, and soon fades. Check
+# both: the variance on all pairs, the covariance on four texts.
 
 
 # %%
@@ -412,6 +417,11 @@ centred = text[four] - text[four].mean(0)
 sample_covariance = centred.T @ (G[four] - G[four].mean()) / 3
 by_hand = my_leave_one_out(G[four], 4) @ text[four] / 4
 torch.testing.assert_close(by_hand, sample_covariance, rtol=0, atol=1e-9)
+
+# %% [markdown]
+# > **Predict before you run.** With how many texts does leave-one-out beat no baseline?
+
+# %%
 spreads = {n: n * loo_variance(n) for n in (2, 4, 8, 16, 64)}
 rows = [(f"leave one out, N = {n}", spread, ((n - 1) / n) ** 2 * spread) for n, spread in spreads.items()]
 rows.append(("true mean J", variance(J), variance(J)))
@@ -420,7 +430,8 @@ show.table(rows, ["baseline", "N × variance", "the same with its own text"])
 
 # %% [markdown]
 # At $N = 4$ the price eats the gain: on the raters' scale, whose zero happens to lie well, leave-one-out is no better
-# than nothing. But the last row is "nothing" on the star scale, and there leave-one-out stays what it is here.
+# than nothing. But the last row is "nothing" on the star scale, and there leave-one-out stays what it is here. (Do not
+# be taken in by the right-hand column: its steps are less noisy only because they are shorter.)
 
 # %% [markdown]
 # **Exercise 05.4 · With itself in the mean** (predict · difficulty ●●○○○ · importance ●●●●○ · 4 min)
@@ -448,18 +459,18 @@ fractions = check("05.4", fractions)
 # %% [markdown]
 # ## 6 · All of them, exactly and measured
 #
-# $V(s)$, the lecture's "good baseline", gives every partial text its own number: what is still to be expected from
-# here. But the best number for a partial text is $b^*$'s formula there. The $\nabla\log\pi$ of a text's words live in
-# different rows of the table and so are orthogonal, the variance is a sum over words, and each row can be minimised
-# alone:
+# $V(s)$, the lecture's "good baseline", gives every partial text its own number: the score to be expected from here.
+# What would be the *best* number for each? The $\nabla\log\pi$ of a text's words live in different rows of the table
+# and so are orthogonal. The variance is then a sum over words, each row can be minimised alone, and $b^*$'s formula
+# holds for each partial text:
 #
 # $$V(s) = \mathbb{E}[\,G \mid s\,], \qquad
 #  b^*(s) = \frac{\mathbb{E}\big[\lVert\nabla\log\pi(a|s)\rVert^2\, G \mid s\big]}
 #                {\mathbb{E}\big[\lVert\nabla\log\pi(a|s)\rVert^2 \mid s\big]}.$$
 #
 # One is the plain mean of the scores that follow, the other a weighted mean. Both are sums over our list. With $V$
-# subtracted, what remains has the mean $Q(s,a) - V(s) = A(s,a)$, the **advantage**; the cell's last line is the slide's
-# $\nabla J = \mathbb{E}[\nabla\log\pi(a|s)\, A(s,a)]$.
+# subtracted, what remains has the mean $Q(s,a) - V(s) = A(s,a)$, the **advantage**; the second cell's last line is the
+# slide's $\nabla J = \mathbb{E}[\nabla\log\pi(a|s)\, A(s,a)]$.
 
 # %%
 passes = torch.zeros(len(words), len(states), dtype=torch.float64)
@@ -480,6 +491,7 @@ def best_state_baseline(p, g):
     return weighted / total
 
 
+# %%
 V, b_star = state_values(p), best_state_baseline(p, g)
 values = mdp.exact_values(task, policy)
 torch.testing.assert_close(V, values.v.detach(), rtol=0, atol=1e-9)
@@ -592,10 +604,10 @@ assert optimum < 1e-12 and none < value / 10 and abs(two_words(0.9)[2][1] - 0.1)
 # The best constant's variance is **exactly zero**: whichever word is drawn, the step is $\nabla J$ itself. And $V$ does
 # worse than nothing.
 #
-# Look at the two steps to see why. A likely word has a short $\nabla\log\pi$ (here $0.1$), an unlikely one a long
-# ($0.9$). $V$ is near the score of the likely word; so nine draws in ten add next to nothing, and the tenth, the long
-# one, is multiplied by nearly the whole difference in score. Noise comes from the **rare words**, so the best baseline
-# sits near *their* scores, $b^* = 1 - p$, not where the policy spends its time.
+# Look at the two steps to see why. A likely word has a short $\nabla\log\pi$ (here $0.1$ and $-0.1$), an unlikely one a
+# long one ($0.9$ and $-0.9$). $V$ is near the score of the likely word; so nine draws in ten add next to nothing, and
+# the tenth, the long one, is multiplied by nearly the whole difference in score. Noise comes from the **rare words**,
+# so the best baseline sits near *their* scores, $b^* = 1 - p$, not where the policy spends its time.
 #
 # $$V = \arg\min_b\, \mathbb{E}\big[(G-b)^2\big] \qquad\text{but}\qquad
 #   b^* = \arg\min_b\, \mathbb{E}\big[\lVert\nabla\log\pi\rVert^2 (G-b)^2\big].$$
@@ -653,22 +665,21 @@ def relative_variances(learner):
     mean, shortest = p @ G, (p @ (G[:, None] * g.sum(1))).norm() ** 2
     choices = {
         "none": 0.0,
-        "constant J": mean,
-        "best constant": (p @ (squared.sum(1) * G)) / (p @ squared.sum(1)),
-        "greedy": G[greedy_text(learner(words))],
         "V(s)": state_values(p)[row],
+        "best constant": (p @ (squared.sum(1) * G)) / (p @ squared.sum(1)),
         "best for each s": best_state_baseline(p, g)[row],
+        "constant J": mean,
+        "greedy": G[greedy_text(learner(words))],
     }
     noise = {name: (p @ (squared * (G[:, None] - b) ** 2).sum(1) - shortest).item() for name, b in choices.items()}
     return mean.item(), {name: value / noise["none"] for name, value in noise.items() if name != "none"}
 
 
+# %%
 learner, history = models.TablePolicy(task).double(), []
 updates = [0, 3, 6, 10, 15, 20, 30, 40, 50, 60, 70, 80, 100, 120, 150]
 for before, after in zip([0, *updates], updates, strict=False):
     history.append(relative_variances(climb(learner, after - before)))
-
-# %%
 names = list(history[0][1])
 lines = {name: (updates, [ratios[name] for _, ratios in history]) for name in names}
 fig = show.curves(lines, "updates", "variance / variance of none", exact={"none": 1.0}, size=(8, 4))
@@ -686,9 +697,9 @@ for k, (j, ratios) in zip(updates, history, strict=True):
         print(f"{k:3} updates: J = {j:6.3f}; V(s) {ratios['V(s)']:.2f}, one constant {ratios['best constant']:.2f}")
 
 # %% [markdown]
-# No curiosity. While the policy is undecided, $V(s)$ is nearly the best there is, and for a uniform policy exactly:
-# all words have the same $\lVert\nabla\log\pi\rVert$. As the policy makes up its mind, the same thing happens as with
-# two words: one number for all texts overtakes it, then even no baseline at all, and in the end every curve but
+# It is no curiosity. While the policy is undecided, $V(s)$ is nearly the best there is, and for a uniform policy
+# exactly: all words have the same $\lVert\nabla\log\pi\rVert$. As the policy makes up its mind, the same thing happens
+# as with two words: the best single number overtakes it, then even no baseline at all, and in the end every curve but
 # $b^*(s)$ is far from the best. (That "none" does well is luck: 0 lies between the scores of the policy's favourite
 # texts and those of its rare ones. With stars, it would not.)
 #
@@ -698,9 +709,13 @@ for k, (j, ratios) in zip(updates, history, strict=True):
 # %% [markdown]
 # ## 8 · Shared weights: a small linear system
 #
-# In a real model all words share their weights, and the words' gradients are not orthogonal. Let the baseline be a sum
-# of features of the state, $b_t = \sum_f w_f\, \varphi_f(s_t)$, and write $h_f = \sum_t \varphi_f(s_t)\, g_t$. Each
-# $h_f$ has mean 0, and the estimate is $g\,G - \sum_f w_f h_f$. Making it as short as possible is **least squares**:
+# *You may skip this section; nothing later needs it.*
+#
+# In a real model all words share their weights, and the words' gradients $g_t = \nabla\log\pi(a_t|s_t)$ are not
+# orthogonal. What is the best baseline now? Let it be a weighted sum of features of the state, such as the position or
+# the score so far: $b_t = \sum_f w_f\, \varphi_f(s_t)$. With $h_f = \sum_t \varphi_f(s_t)\, g_t$ the estimate is
+# $g\,G - \sum_f w_f h_f$. Each $h_f$ has mean 0, so the weights $w$ change only the estimate's mean square, and the
+# smallest is found by **least squares**:
 #
 # $$M w = c, \qquad M_{fk} = \mathbb{E}[h_f \cdot h_k], \qquad c_f = \mathbb{E}[h_f \cdot g\,G].$$
 #
@@ -767,8 +782,8 @@ show.table(rows, ["opening", "J", "var: none", "its own J", "mean of both", "the
 assert all(line[3] < line[4] and line[3] < line[2] < line[5] for line in rows)
 
 # %% [markdown]
-# The other opening's mean is far worse than nothing. The mean of both happens to be near 0, so it does what "none"
-# does: nothing.
+# The other opening's mean is far worse than nothing. The mean of both happens to be near 0, so it does about
+# as much as "none".
 #
 # **Exercise 05.6 · A value that learns along** (find the bug · difficulty ●●●○○ · importance ●●●●○ · 10 min)
 #
@@ -899,10 +914,11 @@ best_means = {label: max(sum(finals) / len(finals) for finals in per_rate) for l
 assert min(best_means, key=best_means.get) == "none, 1 … 9 stars"
 
 # %% [markdown]
-# An honest verdict. On stars, having no baseline costs dearly, even at the learning rate that suits it best. Every
-# baseline made of scores repairs it completely: shift all scores and it shifts along, **step for step the same
-# policies**. That is its first job. On the raters' own scale, whose zero happens to lie well, little is left to gain:
-# half the variance is not twice the speed, and at $N = 4$ leave-one-out pays for its own noise (section 5). Look at the
+# An honest verdict. On stars, having no baseline costs dearly, even at the learning rate that suits it best: every
+# text drawn is pushed up, and a run soon settles on one that it happened to meet. Every baseline made of scores
+# repairs that completely: shift all scores and it shifts along, **step for step the same policies**. That is a
+# baseline's first job. On the raters' own scale, whose zero happens to lie well, little is left to gain: half the
+# variance is not twice the speed, and at $N = 4$ leave-one-out pays for its own noise (section 5). Look at the
 # intervals before you call a winner.
 #
 # Where you do not know the zero, and with a reward model you never do, subtract something.
@@ -918,7 +934,7 @@ assert min(best_means, key=best_means.get) == "none, 1 … 9 stars"
 #   $\frac{N-1}{N}\nabla J$.
 # - **$V(s)$** is best for a uniform policy, and beaten by a constant, even by none, for a decided one: the noise comes
 #   from rare words, and $V$ sits where the frequent ones are.
-# - Its first job is to make the zero of the scores irrelevant.
+# - A baseline's first job is to make the zero of the scores irrelevant.
 #
 # | in the lecture | here | note |
 # |---|---|---|

@@ -36,9 +36,8 @@ for _ in range(10):  # half trained: ten exact steps up
 values = mdp.exact_values(task, policy)
 V, Q, A = (x.detach() for x in values[:3])  # [91], [91, 10], [91, 10]: the 91 partial texts, ten words
 number = {state: i for i, state in enumerate(values.states)}
-row = torch.tensor(
-    [[number.get(tuple(text[:t]), 0) for t in range(3)] for text in words.tolist()]
-)  # state of each word
+row = torch.tensor([[number.get(tuple(text[:t]), 0) for t in range(3)] for text in words.tolist()])
+# [820, 3]: for each word, the number of the partial text before it
 
 # %%
 p = mdp.action_logprobs(task, policy, words, mask).sum(1).exp().detach()
@@ -77,7 +76,7 @@ assert all(bias < 1e-9 for _, bias, _ in rows) and rows[0][2] > rows[1][2] > 2 *
 
 # %% [markdown]
 # Three right means. $Q$ is the average of all returns that may follow: the luck of the *later* words is gone. $A$
-# loses the level as well. So much for the lecture's
+# loses the level as well. So these three of the lecture's equations are exact:
 #
 # $$\nabla J = \mathbb{E}[\nabla\log\pi\, v_t] = \mathbb{E}[\nabla\log\pi\, Q^\pi]
 #   = \mathbb{E}[\nabla\log\pi\, A^\pi].$$
@@ -87,9 +86,9 @@ assert all(bias < 1e-9 for _, bias, _ in rows) and rows[0][2] > rows[1][2] > 2 *
 #
 # ## 2 · A critic that has to learn
 #
-# A critic sees texts and scores, and regresses the scores on what it can see. A real one is a network with too little
-# data; ours is a line, $Q_w(s,a) = w \cdot \varphi(s,a)$, with five features: 1, the position, the score so far, the
-# word's own worth, and "it is the full stop".
+# A critic sees texts and scores, and predicts the scores from what it can see, by regression. A real one is a network
+# with too little data; ours is linear, $Q_w(s,a) = w \cdot \varphi(s,a)$, with five features: 1, the position, the
+# score so far, the word's own worth, and "it is the full stop". We call it *the line*.
 
 # %%
 at = torch.arange(3).double()
@@ -164,6 +163,10 @@ def my_td_errors(rewards, values, mask, gamma):
 # %%
 my_td_errors = check("06.1", my_td_errors)
 
+# %% [markdown]
+# Check both statements. With the true $V$, δ *is* $A$. And with a moody rater, who adds or takes away 2 by the toss of
+# a coin, its mean is.
+
 # %%
 delta = my_td_errors(r, V[row], mask, 1.0)
 torch.testing.assert_close(delta[mask], A[row, words][mask], rtol=0, atol=1e-9)
@@ -214,12 +217,14 @@ show.table(rows, columns, formats={"bias / ‖∇J‖": ".3f"})
 assert rows[1][3] > 0.9 and rows[2][3] < -0.9 and 0.05 < rows[3][1] < 0.4
 
 # %% [markdown]
-# An optimist teaches rambling, a pessimist silence: "." is the one word after which no value follows. Language models
-# meet this in practice, because a value head starts at 0 and scores rarely average 0.
+# An optimist teaches rambling, a pessimist silence: "." is the one word that ends a text early, and after it no value
+# follows. The line errs by about as much, in a direction of its own. Language models meet this in practice, because a
+# value head starts at 0 and scores rarely average 0.
 #
 # ## 4 · Advantages along one sentence add up
 #
-# Add the TD errors of a text, γ = 1. Every value appears twice, once found and once expected, and goes:
+# Add the TD errors of a text of $T$ words, γ = 1. Every value but the first appears twice, once as found and once as
+# expected, and cancels:
 #
 # $$\sum_{t=0}^{T-1} \delta_t = \text{score} - V(s_0),$$
 #
@@ -239,16 +244,17 @@ def account(text, critic):
 
 critics = {"true V": V[row], "learnt line V_w": V_w}
 texts = {"but very great": [8, 5, 0], "very very great": [5, 5, 0], "but great .": [8, 0, 9], "not but good": [6, 8, 1]}
+assert all(account(text, critic) for text in texts.values() for critic in critics.values())
 
 
+# %%
 def draw_account(text, critic):
     names, shown, score = account(texts[text], critics[critic])
     promised, total = shown["V before"][0], shown["TD error"].sum()
-    title = f"{score:.2f} − ({promised:.2f}) = {total:.2f}, the sum of the δ"
+    title = f"score − V(s₀) = {score:.2f} − ({promised:.2f}) = {total:.2f} = Σδ"
     return show.words_under_sentence(names, shown, title=title)
 
 
-assert all(account(text, critic) for text in texts.values() for critic in critics.values())
 show.slider_figure(
     draw_account,
     alt=lambda text, critic: f"V, TD errors and return under the words of “awful {text}”, by the {critic}.",
@@ -270,17 +276,23 @@ for name, critic in critics.items():
     torch.testing.assert_close(total, G - critic[:, 0], rtol=0, atol=1e-9)
     discounted = (0.9**at * my_td_errors(r, critic, mask, 0.9)).sum(1)
     torch.testing.assert_close(discounted, (0.9**at * r).sum(1) - critic[:, 0], rtol=0, atol=1e-9)
-    print(f"{name:16} mean of Σδ over all texts {abs(p @ total):.4f}; J − V(s₀) = {abs(p @ G - critic[0, 0]):.4f}")
+    print(f"{name:16} mean of Σδ over all texts: off by {abs(p @ total - (p @ G - critic[0, 0])):.1e} from J − V(s₀)")
 
 # %% [markdown]
 # ## 5 · The dial λ
 #
-# $\delta_t$ trusts the critic after one word. $G - V(s_t)$ never does: there $V$ is only a baseline, and no
-# critic can bias it. In between: look $n$ words ahead and then trust. **GAE** (Schulman et al. 2016) mixes all
-# $n$, with weights that fall by λ, and the sum collapses to
+# $\delta_t$ trusts the critic after one word. $v_t - V(s_t)$ never does: there $V$ is only a baseline, and no
+# critic can bias it. In between: look $n$ words ahead and then trust. The values on the way cancel, as in section 4:
+#
+# $$\underbrace{r_t + \dots + \gamma^{n-1} r_{t+n-1} + \gamma^n V(s_{t+n})}_{\text{found, } n \text{ words on}} - V(s_t)
+#   = \delta_t + \gamma\,\delta_{t+1} + \dots + \gamma^{n-1}\delta_{t+n-1}.$$
+#
+# **GAE**, generalised advantage estimation (Schulman et al. 2016), averages these over all $n$, with weights
+# $(1 - \lambda)\lambda^{n-1}$. The TD error $\delta_k$ is in all that look beyond word $k$, and their weights add up to
+# $\lambda^{k-t}$. So
 #
 # $$\hat A_t = \sum_{k \ge t} (\gamma\lambda)^{k-t}\, \delta_k, \qquad
-#   \hat A_t\big|_{\lambda=0} = \delta_t, \qquad \hat A_t\big|_{\lambda=1} = G_t - V(s_t).$$
+#   \hat A_t\big|_{\lambda=0} = \delta_t, \qquad \hat A_t\big|_{\lambda=1} = v_t - V(s_t).$$
 #
 # **Exercise 06.3 · A critic that always says c** (derive · difficulty ●●●○○ · importance ●●●●○ · 10 min)
 #
@@ -302,9 +314,9 @@ constant_critic = check("06.3", constant_critic)
 # %% [markdown]
 # **Exercise 06.4 · The dial** (implement · difficulty ●●●○○ · importance ●●●●● · 12 min)
 #
-# Compute $\hat A$ `[B, T]`, arguments as in 06.1. Do not write the double sum: $\hat A_t = \delta_t + \gamma\lambda
-# \hat A_{t+1}$. By hand, γ = λ = 0.5: rewards `[0, 2, 0]`, values `[1, 3, 9]`, mask `[True, True, False]` give
-# `[0.25, -1, 0]`.
+# Compute $\hat A$ `[B, T]`, arguments as in 06.1. There is no need for a double sum: $\hat A_t = \delta_t +
+# \gamma\lambda \hat A_{t+1}$. By hand, γ = λ = 0.5: rewards `[0, 2, 0]`, values `[1, 3, 9]`,
+# mask `[True, True, False]` give `[0.25, -1, 0]`.
 
 
 # %% tags=["exercise"]
@@ -338,18 +350,19 @@ torch.testing.assert_close(my_gae(r, V_w, mask, 1.0, 0.0), my_td_errors(r, V_w, 
 # %%
 dial = [0.0, 0.2, 0.4, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0]
 judges = {"true V": V[row], "learnt V_w": V_w, "fresh, V = 0": torch.zeros_like(V_w)}
-exact = {
-    name: [bias_and_variance(my_gae(r, critic, mask, 1.0, lam)) for lam in dial] for name, critic in judges.items()
-}
+exact = {}  # (bias, variance) of each critic at each λ
+for name, critic in judges.items():
+    exact[name] = [bias_and_variance(my_gae(r, critic, mask, 1.0, lam)) for lam in dial]
 
 
+# %%
 def shares(N, seed, batches=400, of=p):
     """`batches` draws of N texts as how often each of the 820 came, over N: [batches, 820]."""
     drawn = torch.multinomial(of, N * batches, replacement=True, generator=runs.generator(seed, N)).view(batches, N)
     return torch.zeros(batches, 820, dtype=torch.float64).scatter_add_(1, drawn, torch.ones_like(drawn).double()) / N
 
 
-measured = {name: [] for name in judges}  # (bias along ∇J, variance of one text), a pair a seed, for each λ
+measured = {name: [] for name in judges}  # for every other λ: (bias along the exact one, variance), 8 seeds each
 for name, critic in judges.items():
     for lam in dial[::2]:
         texts_at = one_text(my_gae(r, critic, mask, 1.0, lam))
@@ -377,6 +390,7 @@ def draw_dial():
     return fig
 
 
+# %%
 alt = "Bias against λ: 0 for the true V, falling from 0.17 to 0 for the learnt one, from 0.9 to 0 for the fresh one. "
 alt += "Variance against λ rises for all three, and is highest for the fresh critic. Measured dots lie on the lines."
 show.figure(draw_dial(), alt=alt)
@@ -386,11 +400,14 @@ for name, curve in exact.items():
         assert abs(sum(wide) / 8 / spread - 1) < 0.1
 
 # %% [markdown]
-# Left, the bias: none for the true $V$, at any λ; **none at λ = 1, for any critic**. Right, the noise: it grows
-# with λ, for every critic. And the fresh critic at λ = 0 has nearly lost the gradient: only the last word ever
-# hears of the score. Exercise 06.3 says why: to a critic without opinions, λ is a discount.
+# Left, the bias: none for the true $V$, at any λ; **none at λ = 1, for any critic**. Right, the noise: more of it
+# at λ = 1 than at 0, for every critic. And the fresh critic at λ = 0 has nearly lost the gradient: only the last
+# word ever hears of the score. Exercise 06.3 says why: to a critic without opinions, λ is a discount.
 #
-# What counts is the whole error of a step from $N$ texts, $\text{bias}^2 + \text{variance} / N$. Move $N$.
+# What counts is the whole error of a step from $N$ texts: its mean square is $\text{bias}^2 + \text{variance} / N$. The
+# plot shows the root, in lengths of $\nabla J$. Move $N$.
+#
+# > **Predict before you run.** With more texts, which way does the best λ move?
 
 
 # %%
@@ -438,12 +455,12 @@ my_lambda = check("06.5", my_lambda)
 # So far the critics were fitted to all texts. Now everybody gets the same $N$ texts and nothing else: the critics are
 # fitted to those very texts, then the step is made from them. 200 batches for each $N$.
 #
-# > **Predict before you run.** Which form wins at $N = 8$? Which at $N = 4096$? Which stops getting better?
+# > **Predict before you run.** Which form wins at $N = 16$? Which at $N = 4096$? Which stops getting better?
 
 
 # %%
 def linear(weight_of, features):
-    """The texts' estimates for weights linear in w: what does not depend on w [820, 910], and that for each feature."""
+    """Every weight is linear in w: the texts' estimates [820, 910] at w = 0, and what each feature's w adds."""
     zero = torch.zeros_like(r)
     return one_text(weight_of(r, zero)), [one_text(weight_of(zero, f.contiguous())) for f in features.unbind(-1)]
 
@@ -465,9 +482,7 @@ for N in sizes:
 
 # %%
 fig = show.loglog({n: (sizes, e) for n, e in errors.items()}, "texts N", "error / ‖∇J‖", slope=-0.5, size=(9, 4.2))
-alt = (
-    "Error against N on log axes. REINFORCE falls with slope −1/2. All critics start below it; the Q actor-critic and "
-)
+alt = "Error against N on log axes. REINFORCE falls with slope −1/2. All critics start below it; Q actor-critic and "
 alt += "the advantage with λ = 0 flatten out and end above it, λ = 1 stays below it throughout."
 show.figure(fig, alt=alt)
 show.table([(name, *e) for name, e in errors.items()], ["form", *[f"N = {N}" for N in sizes]])
@@ -480,15 +495,17 @@ assert one_error[-1] < 0.9 * reinforce_error[-1] and zero_error[0] < one_error[0
 # The summary slide in one picture, "=" and "≈":
 #
 # - **REINFORCE** (=) is the worst with few texts and improves for ever.
-# - **Q actor-critic** (≈) is quieter, and soon stands on its bias: more texts do not help it.
+# - **Q actor-critic** (≈) is quieter, and soon comes to rest on its bias: more texts do not help it.
 # - **Advantage actor-critic** (≈) with λ = 0 is best with few texts; its floor lies lower, as $V$ is easier to learn
 #   than $Q$. With λ = 1 it has no floor; λ = 0.9 is a compromise that is never bad.
 #
-# (At $N = 4$, λ = 1 is not quite unbiased: its $V_w$ was fitted to the very texts it judges, lesson 05's own
-# sample in the mean.)
+# (At small $N$, λ = 1 is not quite unbiased: its $V_w$ was fitted to the very texts it judges, the own text in the
+# mean again, lesson 05.)
 #
 # **Does it learn faster?** Train from scratch: 400 texts, four an update, 32 seeds at once, critics as tables that
 # learn along the way, every form at its own best learning rate.
+#
+# > **Predict before you run.** All critics start at 0. Which form will be the last to get going?
 
 
 # %%
@@ -508,9 +525,8 @@ def learn(lam, rate, use_q=False, seeds=32, updates=100, n=4, critic_rate=0.2):
         if lam is not None:
             advantage, lambda_return = estimators.gae(r[i].view(-1, 3), guess.view(-1, 3), m.view(-1, 3), 1.0, lam)
             weight, target = advantage.view_as(guess), lambda_return.view_as(guess)
-        push = torch.nn.functional.one_hot(words[i], 10) - log_pi[each, row[i]].exp()
-        step = (rate / n * weight * m)[..., None] * push
-        logits.view(-1, 10).index_add_(0, state.flatten(), step.view(-1, 10))  # the actor
+        push = (torch.nn.functional.one_hot(words[i], 10) - log_pi[each, row[i]].exp()) * (weight * m)[..., None]
+        logits.view(-1, 10).index_add_(0, state.flatten(), rate / n * push.view(-1, 10))  # the actor
         critic.index_add_(0, entry.flatten(), (critic_rate * (target - guess) * m).flatten())  # the critic
     return torch.stack(js)
 
@@ -543,10 +559,13 @@ assert early["advantage, λ = 0"][2] < early["REINFORCE"][1]
 # Two findings. **λ = 0 gets off late**: at first the critic knows nothing, and then only last words hear of the
 # score (06.3); the others have climbed by the time its values have crept back to the first word. And in the end
 # **no form stands out**: look at the intervals. The quieter step of the picture above is not by itself a faster
-# climb, as in lesson 05. A table, moreover, learns nothing about one text from another; critics earn their keep
-# by *carrying over*.
+# climb, as in lesson 05. A table, moreover, learns nothing about one text from another; critics earn their keep by
+# *carrying over* what one text taught to others like it.
 #
-# ## 7 · Who may follow whom
+# ## 7 · Two learners, one loss
+#
+# A network with a value head trains actor and critic with one optimiser, so their two losses are added. But the
+# TD error is in both, and $V$ is in it twice. Who is to learn from which?
 #
 # **Exercise 06.6 · One loss for two** (find the bug · difficulty ●●●●○ · importance ●●●●● · 12 min)
 #
@@ -562,6 +581,7 @@ def given_loss(logprobs, values, next_values, rewards):
     return -(delta * logprobs).mean() + 0.5 * delta.square().mean()
 
 
+# %%
 def trained_critic(loss, updates=150):
     """A table V trained on all words of all texts; log π gets no gradient here and is left out (0)."""
     v = torch.zeros(91, dtype=torch.float64, requires_grad=True)
@@ -579,6 +599,7 @@ def trained_critic(loss, updates=150):
     return v.detach(), history
 
 
+# %%
 v, history = trained_critic(given_loss)
 print(f"loss {history[0]:.2f} → {history[-1]:.2f}; V(s₀) = {v[0]:.2f}, which should be J = {V[0]:.2f}")
 
@@ -608,9 +629,10 @@ assert rows[0][1] < rows[1][1] and rows[0][2] > 2 * rows[1][2] and rows[0][3] > 
 
 # %% [markdown]
 # The given critic has the **lower loss and the wrong values**. Asked to make surprises small, it may move what it
-# expected or what it found, and does both: each value is pulled towards its *successors'*, and these back towards
-# it. Surprises cannot all vanish, since the policy is random: the least of them is not the truth (Baird 1995
-# calls the two ways residual and direct gradient). A target is a number.
+# expected or what it found, and does both: each value is pulled towards the values that follow, and these back
+# towards it. Surprises cannot all vanish, since the policy is random, and the values that make them smallest are
+# not the true ones (Baird 1995 calls this the residual gradient, and the repaired one direct). A target is a
+# number: detach it.
 
 # %% [markdown] jp-MarkdownHeadingCollapsed=true
 # ## Optional · A Q critic without bias
@@ -646,6 +668,7 @@ p_1 = mdp.action_logprobs(task, shared, words, mask).sum(1).exp().detach()
 psi = (torch.nn.functional.one_hot(words, 10) - pi_1) * mask[..., None]  # ∇log π, [820, 3, 10]
 
 
+# %%
 def least_squares(features, target, chance):
     """The fit's predictions [820, 3] and its weights, each text counting as `chance` says."""
     root = (chance[:, None] * mask).sqrt()
@@ -700,12 +723,13 @@ assert max(abs(zero), (w - fitted_to_A).abs().max(), (fisher @ w - slope_1).abs(
 # %% [markdown]
 # ## 8 · The generic actor-critic, on text
 #
-# The lecture's last slide of this part, on a language model: a linear **value head** reads the last hidden state at
-# every position, so policy and critic share all weights. This is the whole algorithm.
+# The last slide of this part of the lecture is the generic actor-critic for language. On a language model the critic is
+# a linear **value head**: it reads the last hidden state at every position, so actor and critic share all other
+# weights. This is the whole algorithm, to be read; the next cell runs the library's.
 
 
 # %%
-def mine(policy, reward, reference, config):
+def mine(policy, prompts, reward, config, reference):
     """Sample, score, ask the critic, compare, update both."""
     optimizer = torch.optim.AdamW(policy.parameters(), lr=config.lr, weight_decay=0.0)
     for step in range(config.steps):
@@ -725,9 +749,10 @@ def mine(policy, reward, reference, config):
 
 # %% [markdown]
 # `rlhf_lib/algorithms/actor_critic.py` is the same with metrics and a stop button. Read it beside `reinforce.py`:
-# they differ where the algorithms do. The policy is the one fine-tuned on positive reviews, the reward lesson
-# 09's reward model (its 0 is about what the policy earns at first), and every word pays a little for leaving its
-# start (lesson 10). A few steps, with λ = 1: the head is fresh, and section 5 tells what λ < 1 would do with it.
+# they differ where the algorithms do. The policy is lesson 07's, fine-tuned on positive reviews. The reward is
+# lesson 09's reward model; its 0 is about what the policy earns at first. And every word pays a little for leading
+# away from where the policy began: the KL of lesson 10. A few steps, with λ = 1: the head is fresh, and section 5
+# tells what λ < 1 would do with it.
 
 # %%
 prompts, sft_policy, panel = reviews.openings("train"), stages.sft_policy(), stages.panel_reward_model()
@@ -741,28 +766,27 @@ show.figure(
 )
 
 # %% [markdown]
+# Six steps show that the parts fit together, and no more. (Three units share the axis: read each line by itself.)
+#
 # ### What the critic has learnt
 #
-# A fresh head has seen a few hundred texts. How much of the scores' variance does it foresee, from how much of the
-# text? Beside it a critic that starts as a **copy of the reward model** (as InstructGPT's did) and regresses the
-# scores of 240 texts at every position, twice over.
+# The run's value head was fresh and has seen a few hundred texts. How much of the scores' variance does it foresee,
+# from how much of the text? Beside it we put a critic that starts as a **copy of the reward model** (as
+# InstructGPT's did) and learns to predict the scores of 240 texts from every position, in two passes.
 #
 # > **Predict before you run.** At the first word, halfway, at the last: how much can anyone foresee?
 
 
 # %%
 def scored(policy, split, openings, seed):
-    texts = rollout.sample(
-        policy,
-        reviews.openings(split, limit=openings),
-        max_new_tokens=24,
-        samples_per_prompt=4,
-        generator=runs.generator(seed),
-    )
+    """Four texts for each of some openings, and the reward model's scores."""
+    prompts, noise = reviews.openings(split, limit=openings), runs.generator(seed)
+    texts = rollout.sample(policy, prompts, max_new_tokens=24, samples_per_prompt=4, generator=noise)
     with torch.no_grad():
         return texts, panel(texts)
 
 
+# %%
 copy_of_panel = stages.panel_reward_model()
 critic = models.Policy(copy_of_panel.lm, copy_of_panel.tokenizer, name="critic", value_head=True)
 critic.value_head.load_state_dict(copy_of_panel.head.state_dict())
@@ -803,7 +827,8 @@ assert own[-1] > own[0] and own[-1] > 0.3
 #
 # ### Under the words
 #
-# One new text. The bars are what the critic expects *before* each word, and the TD error: what the word changed.
+# Choose one of four new texts. The bars are what the critic expects *before* each word, and the TD error: what the word
+# changed.
 
 
 # %%
@@ -820,6 +845,7 @@ def account_of(i):
     return text.prompts()[0], names[:length], v[0, :length].tolist(), surprise[0, :length].tolist(), score.item()
 
 
+# %%
 short = [i for i, n in enumerate(new_texts.lengths.tolist()) if 8 <= n <= 14 and new_texts.finished[i]]
 by_score = sorted(short, key=lambda i: new_scores[i].item())
 chosen = {"the best": by_score[-1], "the second": by_score[-2], "the middle": by_score[len(short) // 2]}
@@ -852,9 +878,10 @@ show.slider_figure(
 # - TD errors **add up** along a text to score − $V(s_0)$, for any $V$.
 # - **λ** is the dial: none of the critic's bias at 1, least noise at 0; the best setting depends on critic and batch.
 #   With a fresh critic λ is a discount from the end.
-# - Weight, target: numbers. A critic may not move its own target.
-# - On text: a score can be foreseen only as it is written; a copy of the reward model is a better start than a fresh
-#   head.
+# - In the two losses the actor's weight and the critic's target are numbers: detached. A critic may not move its own
+#   target.
+# - On text: a score can be foreseen only as far as the text is written; a copy of the reward model is a better start
+#   than a fresh head.
 #
 # | in the lecture | here | note |
 # |---|---|---|

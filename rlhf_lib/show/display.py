@@ -107,7 +107,7 @@ def _cell(value: Cell, spec: str) -> str:
     if value is None:
         return "–"
     if isinstance(value, numbers.Real) and not isinstance(value, str):
-        return format(value, spec) if spec else number(value)
+        return (format(value, spec) if spec else number(value)).replace("-", "−")
     return str(value)
 
 

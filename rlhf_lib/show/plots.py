@@ -135,7 +135,8 @@ def loglog(
         y = torch.tensor(runs, dtype=torch.float64).mean(0).tolist()
         ax.plot(x, y, "os^Dvx"[i % 6], linestyle=DASHES[i % len(DASHES)], color=PALETTE[i % len(PALETTE)], label=name)
         if i == 0 and slope is not None:
-            ax.plot(x, [y[0] * (v / x[0]) ** slope for v in x], color=INK, linewidth=1, label=f"slope {slope:g}")
+            guide, name = [y[0] * (v / x[0]) ** slope for v in x], f"slope {_text(slope, 'g')}"
+            ax.plot(x, guide, color=INK, linewidth=1, label=name)
     ax.set_xscale("log")
     ax.set_yscale("log")
     return _legend(fig, ax, len(series) + (slope is not None))
@@ -185,17 +186,17 @@ def words_under_sentence(
     spec: str = "+.2f",
     log: bool = False,
 ) -> Figure:
-    """A value for each word of a sentence, as a bar that stands on its word. Several named rows share the words.
+    """A value for each word of a sentence, as a bar that stands on its word. Several named rows share words and scale.
 
     `spec` formats the numbers on the bars. `log`: a logarithmic axis from 1 up, for counts.
     """
     rows = values if isinstance(values, Mapping) else {"": values}
     fig = Figure(figsize=(max(5.0, 0.85 * len(words) + 1), 0.6 + 1.6 * len(rows)), layout="constrained")
-    axes = fig.subplots(len(rows), 1, sharex=True, squeeze=False)[:, 0]
+    axes = fig.subplots(len(rows), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
     for ax, (name, row) in zip(axes, rows.items(), strict=True):
         row = _list(row)
         drawn = ax.bar(range(len(row)), row, color=[BLUE if value >= 0 else RED for value in row], width=0.6)
-        ax.bar_label(drawn, [format(value, spec) for value in row], fontsize=11, padding=2)
+        ax.bar_label(drawn, [_text(value, spec) for value in row], fontsize=11, padding=2)
         ax.axhline(1 if log else 0, color=INK, linewidth=0.8)
         ax.set_ylabel(name or ylabel)
         ax.margins(y=0.25)
@@ -224,7 +225,7 @@ def heat_map(
             ax.text(
                 j + 0.5,
                 i + 0.5,
-                format(values[i, j].item(), spec),
+                _text(values[i, j].item(), spec),
                 color=ON_COLOUR,
                 ha="center",
                 va="center",
@@ -235,6 +236,11 @@ def heat_map(
     ax.invert_yaxis()
     ax.grid(False)
     return fig
+
+
+def _text(value: float, spec: str) -> str:
+    """A formatted number with a real minus, as on the axes."""
+    return format(value, spec).replace("-", "−")
 
 
 def _list(values) -> list[float]:
