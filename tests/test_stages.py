@@ -179,3 +179,21 @@ def test_a_damaged_label_is_reported_and_the_others_count(micro, capsys):
     yours = stages.your_reward_model()
     assert "line 2 is damaged" in capsys.readouterr().out
     assert torch.isfinite(yours.score_texts(["good"])).all()
+
+
+def test_another_scale_has_stages_of_its_own_that_are_adapters(micro, monkeypatch):
+    pytest.importorskip("peft")
+    stages.sft_policy()
+    monkeypatch.setattr(stages, "SCALE", "micro")
+    policy, rm = stages.sft_policy(), stages.panel_reward_model()
+    assert kept(micro).count("sft_policy") == 2
+    adapters = list((micro / "cache" / "stages").glob("*/adapter_model.safetensors"))
+    assert sorted(file.parent.name.rsplit("-", 1)[0] for file in adapters) == ["panel_reward_model", "sft_policy"]
+    base = stages.base_model()
+    assert same_weights(weights_of(base), weights_of(stages.base_model()))
+    assert not same_weights(weights_of(base), weights_of(policy))
+    assert all("lora" in name or "head" in name for model in (policy, rm) for name in trained(model))
+
+
+def trained(model):
+    return [name for name, parameter in model.named_parameters() if parameter.requires_grad]

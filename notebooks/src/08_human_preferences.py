@@ -19,6 +19,8 @@
 # %%
 from rlhf_lib.course.lesson import *
 
+stages.SCALE = "tiny"  # "smol" runs the same cells on SmolLM2; better on a GPU
+
 # %% [markdown]
 # ## 1 · Several answers to one prompt
 #

@@ -16,6 +16,8 @@
 # %%
 from rlhf_lib.course.lesson import *
 
+stages.SCALE = "tiny"  # "smol" runs the same cells on SmolLM2; better on a GPU
+
 # %% [markdown]
 # ## 1 · From a comparison to a probability
 #
@@ -835,7 +837,7 @@ def endings(words):
     axes.axvline(read[k], color="black", label="RM(prefix)")
     axes.axvline(value[k], color="black", linestyle="--", label="V(prefix)")
     axes.set_xlim(final.min().item() - 0.5, final.max().item() + 0.5)
-    axes.legend()
+    axes.legend(frameon=False)
     return fig
 
 

@@ -23,6 +23,8 @@
 # %%
 from rlhf_lib.course.lesson import *
 
+stages.SCALE = "tiny"  # "smol" runs the same cells on SmolLM2; better on a GPU
+
 # %% [markdown]
 # ## 1 · Filter first
 #
@@ -517,7 +519,7 @@ show.figure(
 # %%
 judge = stages.judge()
 test_prompts = reviews.openings("test", limit=32)
-policies = {"base": models.load_model("tiny"), "SFT": sft_policy, "RLHF": policy}
+policies = {"base": stages.base_model(), "SFT": sft_policy, "RLHF": policy}
 report = {name: results.examine(one, test_prompts, reward, judge, sft_policy) for name, one in policies.items()}
 show.table(
     [(name, *[row[key] for key in results.MEASURES]) for name, row in report.items()],

@@ -18,6 +18,8 @@
 # %%
 from rlhf_lib.course.lesson import *
 
+stages.SCALE = "tiny"  # "smol" runs the same cells on SmolLM2; better on a GPU
+
 # %% [markdown]
 # ## 1 · Old texts, new policy
 #
@@ -684,15 +686,12 @@ learner, reference = models.load_model("micro", value_head=True), models.load_mo
 config = replace(details.CONFIG, steps=30, kl_target=1.5, kl_gain=0.5)
 print(config)
 run = ppo.train(learner, ["awful"], details.score, config, reference)
-steps = list(range(config.steps))
 lines = {
     "mean score": run.column("reward"),
     "KL, nats a text": run.column("kl"),
     "10 β": [10 * b for b in run.column("beta")],
 }
-fig = show.curves(
-    {k: (steps, v) for k, v in lines.items()}, "roll-outs", "", exact={"target of the KL": 1.5}, size=(8, 3.6)
-)
+fig = show.curves(lines, "roll-outs", "", exact={"target of the KL": 1.5}, size=(8, 3.6))
 show.figure(fig, alt="The score rises; the KL overshoots its target, and the price rises until it comes down.")
 assert max(row["first_ratio"] for row in run.history) < 1e-4  # at every step, not just at the first
 assert abs(run.history[0]["kl"]) < 1e-4  # policy and reference are the same model
@@ -856,14 +855,14 @@ assert max(live.column("first_ratio")) < 1e-3
 # %%
 both = {name: stored["curves"][name] for name in ("SFT → PPO", "pre-trained → PPO")}
 lines = {name: (list(range(results.PPO.steps)), found["reward"]) for name, found in both.items()}
-lines["SFT → PPO, live"] = (list(range(4)), live.column("reward"))
+lines["SFT → PPO, live"] = (list(range(len(live.history))), live.column("reward"))
 fig = show.curves(lines, "roll-outs of 32 texts", "mean score of the reward model", size=(8, 3.8))
 show.figure(
     fig, alt="Both rise over ten roll-outs; PPO from the SFT policy starts higher, and the bands overlap later."
 )
 
 # %%
-prompts, base = reviews.openings("test", limit=48), models.load_model("tiny")
+prompts, base = reviews.openings("test", limit=48), stages.base_model()
 names = ("pre-trained", "pre-trained → PPO", "SFT", "SFT → PPO")
 keys = ("reward", "judge", "perplexity", "distinct-2", "length", "finished", "KL")
 table_rows = []

@@ -26,6 +26,8 @@
 # %%
 from rlhf_lib.course.lesson import *
 
+stages.SCALE = "tiny"  # "smol" runs the same cells on SmolLM2; better on a GPU
+
 # %% [markdown]
 # ## 1 · Fewer buttons
 #
@@ -626,7 +628,7 @@ assert max(live.column("first_ratio")) < 1e-3  # ratio 1 at every first minibatc
 curves = {
     "PPO, 4 stored runs": (list(range(config.steps)), stored["curves"]["supervised+PPO"]),
     "NLPO, 4 stored runs": (list(range(config.steps)), stored["curves"]["supervised+NLPO"]),
-    "NLPO, this run": (list(range(5)), live.column("reward")),
+    "NLPO, this run": (list(range(len(live.history))), live.column("reward")),
 }
 show.figure(
     show.curves(curves, "roll-out", "reward (0 = the SFT policy)"),

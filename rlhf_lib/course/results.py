@@ -13,10 +13,10 @@ from dataclasses import fields, replace
 import torch
 
 from rlhf_lib import metrics, preferences, reviews
-from rlhf_lib.algorithms import nlpo, ppo, reinforce, reward_model
+from rlhf_lib.algorithms import nlpo, ppo, reinforce, reward_model, sft
 from rlhf_lib.course import details, stages
 from rlhf_lib.losses import kl_estimate
-from rlhf_lib.models import Policy, RewardModel, load_model, load_reward_model
+from rlhf_lib.models import Policy, RewardModel, load_model
 from rlhf_lib.paths import data_dir
 from rlhf_lib.rewards import Reward, vader
 from rlhf_lib.rollout import Rollout, from_texts, sample, score
@@ -100,7 +100,7 @@ def learning_point(labels: int, rater: str, seed: int) -> float:
     """
     part, test = reviews.load().subset("train"), reviews.load().subset("test")
     pairs = preferences.rankings_from_ratings(part.texts, part.ratings, 2, generator(seed), rater=rater)[:labels]
-    rm = load_reward_model("tiny")
+    rm = stages.base_reward_model()
     reward_model.train(rm, pairs, replace(LEARNING, seed=seed), Run(progress=False))
     judged = preferences.cross_block_pairs(test.ratings, test.block, 20_000, generator(0))
     return preferences.pairwise_accuracy(rm.score_texts(test.texts), judged, resamples=2).value
@@ -111,9 +111,9 @@ FEEDBACK = 300  # labelled pairs
 
 def writers(seed: int = 0) -> dict[str, Policy]:
     """Who may write the texts that people compare: the tiny model with random weights, pre-trained, fine-tuned."""
-    base = load_model("tiny")
+    base = load_model(stages.SCALE)
     torch.manual_seed(seed)
-    fresh = Policy(type(base.lm)(base.lm.config), base.tokenizer, name="tiny").to(base.device)
+    fresh = Policy(type(base.lm)(base.lm.config), base.tokenizer, name=base.name).to(base.device)
     return {"random weights": fresh, "pre-trained": base, "SFT": stages.sft_policy()}
 
 
@@ -139,7 +139,7 @@ def feedback_point(writer: Policy, seed: int) -> dict[str, float]:
     people: accuracy on real people's comparisons of real test sentences. SFT texts: share of pairs of the SFT policy's
     texts, for validation openings, that it orders as the judge does.
     """
-    judge, rm = stages.judge(), load_reward_model("tiny")
+    judge, rm = stages.judge(), stages.base_reward_model()
     labels = labelled_pairs(writer, judge, FEEDBACK, seed)
     reward_model.train(rm, labels, replace(LEARNING, seed=seed), Run(progress=False))
     test = reviews.load().subset("test")
@@ -159,6 +159,57 @@ def feedback(seed: int) -> dict:
     return {name: feedback_point(writer, seed) for name, writer in writers(seed).items()}
 
 
+CLONING = sft.Config(epochs=1, batch_size=32)
+CLONED = 640  # demonstrations, each seen once
+RATES = {"random weights": 2e-3, "pre-trained": 3e-4}  # learning rates that suit these weights at the start
+FIRM_RATE = 1e-3  # for the pre-trained weights to take on a manner in so few steps
+
+
+def demonstrators(seed: int) -> dict[str, list[tuple[str, str]]]:
+    """CLONED (prompt, completion) of train sentences that people found good (mean ≥ 1), bad (≤ −1), or half each."""
+    not_bad = set(reviews.demonstrations("train", min_rating=-0.99))
+    bad = [pair for pair in reviews.demonstrations("train", min_rating=-4) if pair not in not_bad]
+    drawn = {}
+    for k, (name, pairs) in enumerate({"good": reviews.demonstrations("train"), "bad": bad}.items()):
+        drawn[name] = [pairs[i] for i in torch.randperm(len(pairs), generator=generator(seed, k)).tolist()[:CLONED]]
+    half = CLONED // 2
+    return drawn | {"half of each": drawn["good"][:half] + drawn["bad"][:half]}
+
+
+def clone(policy: Policy, demonstrations: Sequence[tuple[str, str]], seed: int, rate: float) -> list[float]:
+    """Clone demonstrations into `policy`, in place. Returns the loss of each step, before its update (nats a token)."""
+    run = Run(progress=False)
+    return sft.train(policy, demonstrations, replace(CLONING, lr=rate, seed=seed), run).column("loss")
+
+
+def manner(policy: Policy, seed: int, limit: int = 64) -> dict[str, float]:
+    """The judge's mean score of 4 samples for each of `limit` validation openings, negative and positive ones."""
+    positive = [prompt for prompt, _ in reviews.demonstrations("validation")]
+    openings = {
+        "negative openings": reviews.openings("validation", limit=limit),
+        "positive openings": positive[:: len(positive) // limit][:limit],
+    }
+    how = {"max_new_tokens": 24, "samples_per_prompt": 4, "generator": generator(seed, 3)}
+    with torch.no_grad():
+        return {name: stages.judge()(sample(policy, some, **how)).mean().item() for name, some in openings.items()}
+
+
+def cloning(seed: int) -> dict:
+    """Lesson 07: random against pre-trained weights at equal steps of cloning; good, bad and mixed demonstrators."""
+    data, pupils = demonstrators(seed), writers(seed)
+    unseen = from_texts(pupils["pre-trained"], reviews.demonstrations("validation")[::6])
+    judged, curves, perplexity = {"none": manner(pupils["pre-trained"], seed)}, {}, {}
+    for name, rate in RATES.items():
+        perplexity[name] = metrics.perplexity(pupils[name], unseen)
+        curves[name] = clone(pupils[name], data["good"], seed, rate)
+        perplexity[f"{name} → SFT"] = metrics.perplexity(pupils[name], unseen)
+    for name, demonstrations in data.items():
+        pupil = stages.base_model()
+        clone(pupil, demonstrations, seed, FIRM_RATE)
+        judged[name] = manner(pupil, seed)
+    return {"curves": curves, "perplexity": perplexity, "judge": judged}
+
+
 NLPO = nlpo.Config(
     steps=10, prompts_per_step=8, samples_per_prompt=4, epochs=2, minibatches=2, lr=3e-4, beta=0.05, mask_every=3
 )
@@ -169,10 +220,10 @@ NLPO_MEASURES = ("judge", "reward", "perplexity of reviews", "perplexity", "dist
 def nlpo_row(policy: Policy, reference: Policy, seed: int) -> dict[str, dict[str, float]]:
     """A policy on test openings, writing freely and under its own mask: NLPO_MEASURES.
 
-    Those of `examine`, KL to the policy that training started from; perplexity: of the policy's texts under the tiny
-    model; perplexity of reviews: of test sentences under the policy, which never has a mask.
+    Those of `examine`, KL to the policy that training started from; perplexity: of the policy's texts under the
+    pre-trained model; perplexity of reviews: of test sentences under the policy, which never has a mask.
     """
-    reward, judge, base = stages.panel_reward_model(), stages.judge(), load_model("tiny")
+    reward, judge, base = stages.panel_reward_model(), stages.judge(), stages.base_model()
     prompts, sentences = reviews.openings("test", limit=24), reviews.load().subset("test").texts[::10]
     bos = [base.tokenizer.bos_token_id]
     fluency = {"perplexity of reviews": metrics.perplexity(policy, from_texts(base, [(bos, s) for s in sentences]))}
@@ -186,7 +237,7 @@ def nlpo_row(policy: Policy, reference: Policy, seed: int) -> dict[str, dict[str
 def nlpo_table(seed: int) -> dict:
     """Lesson 12: zero-shot, supervised, and PPO and NLPO from either, each as `nlpo_row` sees it; and their curves."""
     openings, reward = reviews.openings("train"), stages.panel_reward_model()
-    starts = {"": lambda **head: load_model("tiny", **head), "supervised+": stages.sft_policy}
+    starts = {"": stages.base_model, "supervised+": stages.sft_policy}
     found, curves = {}, {}
     for name, start in starts.items():
         reference = start()
@@ -242,9 +293,9 @@ def ppo_and_its_details(seed: int) -> dict:
         variant: _side_by_side([details.measure(variant, 2 * seed + k) for k in (0, 1)]) for variant in details.VARIANTS
     }
     torch.set_num_threads(threads)
-    reward, judge, base = stages.panel_reward_model(), stages.judge(), load_model("tiny")
+    reward, judge, base = stages.panel_reward_model(), stages.judge(), stages.base_model()
     openings, prompts = reviews.openings("train"), reviews.openings("test", limit=48)
-    starts = {"pre-trained": lambda **head: load_model("tiny", **head), "SFT": stages.sft_policy}
+    starts = {"pre-trained": stages.base_model, "SFT": stages.sft_policy}
     found, curves = {}, {}
     for name, start in starts.items():
         policy, run = start(value_head=True), Run(progress=False)
@@ -259,6 +310,7 @@ def ppo_and_its_details(seed: int) -> dict:
 MAKERS: dict[str, tuple[str, Callable[[int], dict]]] = {
     "01": ("01_buttons", buttons),
     "04": ("04_reinforce", gibberish),
+    "07": ("07_sft", cloning),
     "08": ("08_feedback", feedback),
     "09": ("09_learning_curve", learning_curve),
     "10": ("10_rlhf", rlhf),
@@ -268,10 +320,19 @@ MAKERS: dict[str, tuple[str, Callable[[int], dict]]] = {
 
 
 def load(name: str) -> dict:
-    """The results stored as data/results/NAME.json, with a list over the seeds in place of every seed's value."""
+    """The results stored as data/results/NAME.json, with a list over the seeds in place of every seed's value.
+
+    Where a lesson runs at another scale, those of that scale (NAME-smol.json), if somebody has made them.
+    """
     file = data_dir() / "results" / f"{name}.json"
     if not file.is_file():
         raise FileNotFoundError(f"no stored results {name}: run `python -m rlhf_lib.course.results {name[:2]}` first")
+    if stages.SCALE != "tiny":
+        own = file.with_stem(f"{name}-{stages.SCALE}")
+        if own.is_file():
+            file = own
+        else:
+            print(f"no stored runs of {stages.SCALE!r}: those of the tiny model stand in")
     stored = json.loads(file.read_text(encoding="utf-8"))
     return _side_by_side(stored["seeds"]) | {"made": stored["made"]}
 
@@ -279,9 +340,12 @@ def load(name: str) -> dict:
 def make(lesson: str) -> None:
     """Run all seeds of a lesson and store them."""
     name, one_seed = MAKERS[lesson]
+    command = f"python -m rlhf_lib.course.results {lesson}"
+    if stages.SCALE != "tiny":
+        name, command = f"{name}-{stages.SCALE}", f"{command} --scale {stages.SCALE}"
     results = [_rounded(one_seed(seed)) for seed in SEEDS]
     made = {
-        "command": f"python -m rlhf_lib.course.results {lesson}",
+        "command": command,
         "seeds": list(SEEDS),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         "torch": torch.__version__,
@@ -309,7 +373,10 @@ def _rounded(value):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("lessons", nargs="+", choices=sorted(MAKERS), help="lessons whose results to make")
-    for lesson in parser.parse_args().lessons:
+    parser.add_argument("--scale", default="tiny", choices=("tiny", "smol"), help="the language model (smol: on a GPU)")
+    options = parser.parse_args()
+    stages.SCALE = options.scale
+    for lesson in options.lessons:
         make(lesson)
 
 

@@ -2,6 +2,8 @@
 
 Each is cached under a hash of all that made it (recipe, settings, the tiny model's weights, the labels), so that a
 changed ingredient makes a new one, and with the digests of its files, so that a damaged one is noticed and remade.
+
+All are made of the shipped tiny model, unless SCALE names another: "smol", or what else `load_model` knows.
 """
 
 import dataclasses
@@ -25,6 +27,8 @@ from rlhf_lib.paths import data_dir, workspace_dir
 from rlhf_lib.rollout import sample
 from rlhf_lib.runs import generator, write_text
 
+SCALE = "tiny"  # lessons set this one name to run their cells on SmolLM2
+RANK = 16  # of the adapters that a model larger than the tiny one learns in place of its weights
 RECIPE = 2  # raise it when the code below changes what it makes
 GROUP = 32  # sentences a ranking: each carries one rater's number
 SFT = sft.Config(epochs=1, batch_size=32, lr=3e-4)
@@ -34,11 +38,21 @@ JUDGE = replace(PANEL, seed=1)
 YOURS = reward_model.Config(epochs=4, batch_size=8, lr=3e-5)
 
 
+def base_model(value_head: bool = False) -> Policy:
+    """The pre-trained model of this scale, as everything starts."""
+    return load_model(SCALE, value_head=value_head, lora=_rank())
+
+
+def base_reward_model() -> RewardModel:
+    """A reward model on the pre-trained model, with a fresh head."""
+    return load_reward_model(SCALE, lora=_rank())
+
+
 def sft_policy(value_head: bool = False) -> Policy:
-    """The tiny model after behaviour cloning of the train blocks' positive sentences, from their first words on."""
+    """The base model after behaviour cloning of the train blocks' positive sentences, from their first words on."""
 
     def make(folder: Path) -> None:
-        policy = load_model("tiny")
+        policy = base_model()
         sft.train(policy, reviews.demonstrations("train"), SFT)
         policy.save(folder)
 
@@ -90,8 +104,12 @@ def rankings(split: str, passes: float, seed: int = 0) -> list[preferences.Ranki
     return found[: round(passes * groups) * RATERS]
 
 
+def _rank() -> int | None:
+    return None if SCALE == "tiny" else RANK
+
+
 def _train_on(split: str, config: reward_model.Config, folder: Path) -> None:
-    rm = load_reward_model("tiny")
+    rm = base_reward_model()
     reward_model.train(rm, rankings(split, PASSES, config.seed), config)
     _centre(rm)
     rm.save(folder)
@@ -112,7 +130,7 @@ def _kept(name: str, config, make: Callable[[Path], None], *ingredients) -> Path
         PASSES,
         RATERS,
         dataclasses.asdict(config),
-        sha256(data_dir() / "tiny" / "model.safetensors"),
+        sha256(data_dir() / "tiny" / "model.safetensors") if SCALE == "tiny" else [SCALE, RANK],
     ]
     recipe += [dataclasses.asdict(i) if dataclasses.is_dataclass(i) else i for i in ingredients]
     key = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12]
