@@ -16,7 +16,7 @@
 # exact value and gradient of every KL estimator in use; watch exact RL arrive where theory says; and train the tiny
 # language model on *your* reward model, judged by a judge that it never saw.
 #
-# *Needs* lessons 03, 04 and 09 (05 for the leave-one-out baseline). *Reading* 45 minutes, without exercises.
+# *Needs* lessons 00, 03, 04, 07 and 09 (05 for the leave-one-out baseline). *Reading* 45 minutes, without exercises.
 # *Run time* about a minute on 2 cores; if lesson 09 has not run yet, two more while its models are trained. A GPU
 # changes the time of the last part only.
 
@@ -28,14 +28,15 @@ stages.SCALE = "tiny"  # "smol" runs the same cells on SmolLM2; better on a GPU
 # %% [markdown]
 # ## 1 · Filter first
 #
-# The lecture calls phase 2 "filter the synthetic data according to some metric". Take it literally: sample, keep what
+# The lecture calls phase 2 “filter the synthetic data according to some metric”. Take it literally: sample, keep what
 # scores well, and imitate what you kept. No RL in sight?
 #
-# The micro language has ten words and starts with "awful", so everything about it can be computed exactly. Call a
+# The micro language has ten words and starts with “awful”, so everything about it can be computed exactly. Call a
 # text *accepted* when it scores at least 1.
 #
-# > **Predict before you run.** We clone the accepted samples: one step along $\mathbb{E}[\nabla \log \pi(y) \mid
-# > \text{accept}]$. We also take the policy gradient for the 0/1 reward "accepted". How do the two directions relate?
+# > **Predict before you run.** We clone the accepted samples, as if they were demonstrations: one step along
+# > $\mathbb{E}[\nabla \log \pi(y) \mid \text{accept}]$. We also take the policy gradient for a reward of 1 for
+# > accepted texts and 0 for all others. How do the two directions relate?
 
 # %%
 world = reviews.micro_mdp(horizon=3)
@@ -56,7 +57,8 @@ print(f"largest difference of ∇P(accept) and P·E[∇ log π | accept]: {(rein
 assert torch.allclose(reinforced, p_accept.detach() * cloned, atol=1e-12)
 
 # %% [markdown]
-# They are the same direction:
+# They are the same direction, because $\nabla \pi = \pi\,\nabla \log \pi$. With $[\text{accept}]$ for that reward of 1
+# or 0,
 #
 # $$\nabla P(\text{accept}) = \sum_y \nabla \pi(y)\,[\text{accept}] = P(\text{accept}) \cdot
 # \mathbb{E}\big[\nabla \log \pi(y) \mid \text{accept}\big].$$
@@ -76,29 +78,30 @@ best = [(steps_of_score @ torch.diff(level**n, prepend=level.new_zeros(1))).item
 kl_bound = [math.log(n) - (n - 1) / n for n in ns]
 
 fig = show.curves(
-    {"expected best of n": (kl_bound, best)},
+    {"expected best of n = 1, 2, 4, … 128": (kl_bound, best)},
     "KL of best-of-n from the policy, at most (nats)",
     "score",
     exact={"the best text": scores.max().item()},
 )
 show.figure(
-    fig, alt="The expected best-of-n score rises steeply for the first nat of KL and flattens towards the best."
+    fig, alt="The expected best-of-n score rises steeply at first, then ever more slowly, and stays below the best."
 )
 
 # %% [markdown]
 # The axis is the price in nats: best-of-$n$ is at most $\log n - \frac{n-1}{n}$ from the policy it filters
-# (exactly that where no two texts tie). The first nat buys most of it. This curve is the one to beat: it needs no
-# gradient, no learning rate and no luck, only $n$ samples at every question asked.
+# (nearly that where no single score is likely). Every further nat buys less. Keep this curve in mind as the one to
+# beat: it needs no gradient and no learning rate, only $n$ samples for every question asked.
 
 # %% [markdown]
 # ## 2 · One score, many words
 #
-# The reward model reads a finished text. So the lecture's *holistic* reward is
+# The reward model reads a finished text: a prompt $x$ and its completion $y$. So the lecture's *holistic* reward is
 #
-# $$r_t = R_\phi(x, y)\ \text{ if } t = T, \text{ else } 0,$$
+# $$r_t = R_\phi(x, y)\ \text{ if } t = T \text{ (the last word)}, \text{ else } 0.$$
 #
-# and the price of leaving the reference, $-\beta\,(\log \pi(a_t) - \log \pi_\text{ref}(a_t))$, is due at every
-# word. Here are three completions of the lecture's opening by the SFT policy, and the rewards of their tokens.
+# The price of leaving the reference, $-\beta\,(\log \pi(a_t \mid s_t) - \log \pi_\text{ref}(a_t \mid s_t))$, is due at
+# every word. Here are three completions of the lecture's opening by the SFT policy, and the rewards of their tokens
+# before that price.
 
 # %%
 sft_policy, reward = stages.sft_policy(), stages.your_reward_model()
@@ -125,8 +128,8 @@ assert torch.equal(per_token.abs().argmax(1), three.lengths - 1)  # at its last 
 # %% [markdown]
 # **Exercise 10.1 · One score, many words** (implement · difficulty ●●○○○ · importance ●●●●● · 10 min)
 #
-# Write it, with the KL price. `scores` is `[B]`, `mask` and `kl` are `[B, T]`; rows are right-padded, and what
-# `kl` holds where the mask is False is rubbish. By hand: scores `[2.0]`, mask `[[True, True, False]]`, kl
+# Write these rewards, KL price included. `scores` is `[B]`, `mask` and `kl` are `[B, T]`; rows are right-padded, and
+# what `kl` holds where the mask is False is rubbish. By hand: scores `[2.0]`, mask `[[True, True, False]]`, kl
 # `[[0.5, 1.0, 9.0]]`, β = 0.1 gives `[[-0.05, 1.9, 0.0]]`.
 
 
@@ -147,18 +150,19 @@ my_holistic_rewards = check("10.1", my_holistic_rewards)
 # %% [markdown]
 # ## 3 · Pushed up or down?
 #
-# The lecture's second example: *Does water boil quicker at high altitudes?* The model's answer gets −0.35.
+# The lecture's second example: *Does water boil quicker at high altitudes?* The model answers that it takes longer, and
+# the reward model gives that −0.35.
 #
 # **Exercise 10.2 · Does water boil quicker?** (predict · difficulty ●●●○○ · importance ●●●●○ · 5 min)
 #
-# On average over what the policy may sample, does the update make this answer likelier or rarer? Answer `"up"`,
-# `"down"` or `"it depends on the prompt's other answers"`.
+# On average over what the policy may sample, does the update make this answer likelier (`"up"`) or rarer (`"down"`)? Or
+# `"it depends on the prompt's other answers"`? Put one of the three in place of the dots.
 
 # %%
 answer = check("10.2", ...)
 
 # %% [markdown]
-# Four possible answers, equally likely at first, so one small exact gradient step tells.
+# Let there be four possible answers, equally likely at first. One small step along the exact gradient tells.
 
 
 # %%
@@ -194,7 +198,8 @@ assert abs(change_of_first(shifted) - change_of_first(siblings["its siblings are
 # $$J(\pi) - \beta\, \mathrm{KL}(\pi \,\|\, \pi_\text{ref}) =
 # \mathbb{E}_\pi\Big[R(y) - \beta \log \tfrac{\pi(y)}{\pi_\text{ref}(y)}\Big].$$
 #
-# This problem has an answer in closed form. Pull $R$ into the logarithm:
+# This problem has an answer in closed form. Pull $R$ into the logarithm, and let
+# $Z = \sum_y \pi_\text{ref}(y)\, e^{R(y)/\beta}$:
 #
 # $$-\beta\,\mathbb{E}_\pi\Big[\log \frac{\pi(y)}{\pi_\text{ref}(y)\, e^{R(y)/\beta}}\Big] =
 # \beta \log Z - \beta\, \mathrm{KL}\big(\pi \,\|\, \pi^*\big), \qquad
@@ -207,7 +212,7 @@ assert abs(change_of_first(shifted) - change_of_first(siblings["its siblings are
 
 # %%
 beta, reference = 0.5, models.TablePolicy(world).double()
-log_optimum, best_value = mdp.gibbs(world, reference, beta)
+log_optimum, best_value = mdp.gibbs(world, reference, beta)  # log π* of each text, and β log Z
 
 learner, values = models.TablePolicy(world).double(), []
 optimizer = torch.optim.Adam(learner.parameters(), lr=0.2)
@@ -237,26 +242,27 @@ def texts_at(beta):
     star, log_ref = log_star.exp(), mdp.action_logprobs(world, reference, tokens, mask).sum(1).detach()
     top = star.argsort(descending=True)[:8].tolist()
     names = [" ".join(["awful", *(world.actions[t] for t in tokens[i][mask[i]])]) for i in top]
-    title = f"reward {star @ scores:.2f}, KL {star @ (log_star - log_ref).detach():.2f} nats"
+    title = f"expected reward {star @ scores:.2f} · KL {star @ (log_star - log_ref).detach():.2f} nats"
     heights = {name: star[i].item() for name, i in zip(names, top, strict=True)}
-    return show.bars(heights, f"π*(text); {title}", horizontal=True)
+    return show.bars(heights, "π*(text)", title, horizontal=True)
 
 
 show.slider_figure(
     texts_at,
     alt="The eight likeliest texts of the optimum for the chosen beta, with their probability.",
+    labels={"beta": "β"},
     beta=[5.0, 2.0, 1.0, 0.7, 0.5, 0.3, 0.2, 0.1],
 )
 
 # %% [markdown]
-# A dear KL (β = 5) leaves the reference as it was; a cheap one ends in a single text. There is no right β: it
-# says how far you trust the reward model.
+# A dear KL (β = 5) leaves the reference nearly as it was; a cheap one ends in a single text. There is no right β:
+# it says how far you trust the reward model.
 
 # %% [markdown]
 # **Exercise 10.3 · Where RL arrives** (derive · difficulty ●●●○○ · importance ●●●●● · 10 min)
 #
-# Two answers; the reference gives the first with probability $p$. Derive on paper the probability of the first answer
-# that maximises $J - \beta\,\mathrm{KL}$, and write it as a function.
+# A prompt has two answers, with a reward each; the reference gives the first with probability $p$. Derive on paper
+# which probability of the first answer maximises $J - \beta\,\mathrm{KL}$, and write it as a function.
 
 
 # %% tags=["exercise"]
@@ -272,11 +278,12 @@ def best_probability(p, first_reward, second_reward, beta):
 best_probability = check("10.3", best_probability)
 
 # %% [markdown]
-# Confirm it by brute force:
+# Confirm it by brute force: try 9,999 probabilities $q$, with $p = 0.2$, rewards 0.8 and −0.3, and β = 0.5.
 
 # %%
 q = torch.linspace(0.0001, 0.9999, 9999, dtype=torch.float64)
 objective = q * 0.8 + (1 - q) * -0.3 - 0.5 * (q * (q / 0.2).log() + (1 - q) * ((1 - q) / 0.8).log())
+print(f"the best q {q[objective.argmax()]:.4f}, the formula {best_probability(0.2, 0.8, -0.3, 0.5):.4f}")
 assert abs(q[objective.argmax()].item() - best_probability(0.2, 0.8, -0.3, 0.5)) < 1e-3
 
 # %% [markdown]
@@ -299,10 +306,13 @@ log_pi, log_ref = (mdp.action_logprobs(world, x, tokens, mask) for x in (pi, ref
 log_ref, p = log_ref.detach(), log_pi.sum(1).exp().detach()
 exact = mdp.exact_kl(world, pi, ref)
 
+rows = []
 for kind in ("k1", "k2", "k3"):
-    estimate = p @ (losses.kl_estimate(log_pi, log_ref, kind) * mask).sum(1)
-    print(f"E[{kind}] = {estimate:.6f}   exact KL {exact:.6f}")
-    assert (abs(estimate - exact) < 1e-9) == (kind != "k2")
+    by_word = p @ (losses.kl_estimate(log_pi, log_ref, kind) * mask).sum(1)
+    of_text = p @ losses.kl_estimate(log_pi.sum(1), log_ref.sum(1), kind)
+    rows.append((kind, by_word.item(), of_text.item(), exact.item()))
+    assert (abs(by_word - exact) < 1e-9) == (abs(of_text - exact) < 1e-9) == (kind != "k2")
+show.table(rows, ["estimator", "word by word, added up", "of the whole text", "KL"], "Expected estimates, exactly")
 
 # %% [markdown]
 # $k_1$ and $k_3$ are unbiased, $k_2$ is not. So far $k_3$ looks best: unbiased, and never negative.
@@ -368,8 +378,11 @@ assert 0.01 < off(ways["k2 in the loss"], right) < 0.5  # near, but not it
 #
 # - $k_1$ in the **reward** with reward-to-go is right: the price is part of the return, and the policy gradient
 #   does the rest. RLHF's classic recipe, and this course's.
-# - $k_1$ in the **loss** does nothing: $\mathbb{E}[\nabla \log \pi] = 0$.
-# - $k_3$ in the loss pulls along the *forward* KL, which asks π to cover everything the reference says.
+# - $k_2$ and $k_3$ in the reward miss a part: the estimate itself depends on θ, and a reward is not differentiated. For
+#   $k_1$ alone that part is 0 on average, because $\mathbb{E}[\nabla \log \pi] = 0$.
+# - $k_1$ in the **loss** does nothing, for the same reason: that part is then all there is.
+# - $k_3$ of the whole text in the loss pulls along the *forward* KL, $\mathrm{KL}(\pi_\text{ref}\|\pi)$, which asks π
+#   to cover everything the reference says. Word by word it does so in each state that π visits.
 # - $k_2$ in the loss, word by word, is close: right for each state it visits, blind to how an early word changes
 #   which states come later. Of the whole text, $\tfrac12(\sum \ell)^2$, it is exact.
 
@@ -409,6 +422,62 @@ kl_loss = check("10.4", kl_loss)
 
 # %%
 my_beta = check("10.5", ...)
+
+# %% [markdown]
+# ### Lesson 04, with a price
+#
+# Lesson 04 left the tiny model in gibberish: REINFORCE on VADER's score, with no reference. Its four stored runs are
+# drawn again here, and four more with the same seeds, in which one thing is different: each nat away from the SFT
+# policy costs β = 0.05, charged in the reward.
+#
+# > **Predict before you run.** What does the price do to the score? To the perplexity? To the variety (*distinct-2*,
+# > the share of different word pairs)?
+
+# %%
+free, priced = results.load("04_reinforce"), results.load("10_rlhf")["cured"]
+
+
+@show.style()
+def with_and_without(kinds):
+    fig, axes = show.new_figure("step", size=(10, 3.6), panels=3)
+    for ax, name in zip(axes, ("score", "perplexity", "distinct-2"), strict=True):
+        for (label, found), colour, dashes in zip(kinds.items(), show.plots.PALETTE, ("--", "-"), strict=False):
+            for k, run in enumerate(found[name]):
+                ax.plot(run, dashes, color=colour, linewidth=1.5, label="_" if k else label)
+        ax.set_title(name, loc="left")
+    axes[1].set_yscale("log")
+    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    return fig
+
+
+show.figure(
+    with_and_without({"no price (lesson 04), four runs": free, f"β = {results.CURE}, four runs": priced}),
+    alt="With a price the score rises less and the perplexity ends below where it began; without one it grows several "
+    "times over. distinct-2 mostly stays higher with a price, but falls in one of the four runs.",
+)
+
+
+# %%
+def late(found, name):
+    return [sum(run[-5:]) / 5 for run in found[name]]
+
+
+rows = []
+for name in ("score", "perplexity", "distinct-2"):
+    intervals = [runs.mean_interval(late(found, name)) for found in (free, priced)]
+    start = sum(run[0] for run in free[name]) / 4  # same seeds, same first texts
+    rows.append((name, f"{start:.2f}", *["{:.2f} ({:.2f} to {:.2f})".format(*interval) for interval in intervals]))
+show.table(rows, ["last 5 steps", "at the start", "no price", f"β = {results.CURE}"], "Means of 4 runs, 95 % intervals")
+assert runs.paired_interval(late(free, "score"), late(priced, "score"))[1] > 0
+gauge = "perplexity"
+for first, with_price, without in zip(free[gauge], late(priced, gauge), late(free, gauge), strict=True):
+    assert with_price < first[0] < without / 2
+
+# %% [markdown]
+# Cured, at a price: about a third of the score is given up, and what is written stays at least as likely under the SFT
+# policy as what it wrote itself. Mind what the cure does *not* promise. In one of the four runs distinct-2 falls all
+# the same: a phrase that the SFT policy finds likely may be said over and over at hardly any price. KL to a reference
+# keeps texts likely. It does not keep them different from each other.
 
 # %% [markdown]
 # ## 6 · Why sample again?
@@ -466,7 +535,7 @@ def mine(policy, reward, reference, config):
             kl = losses.kl_estimate(batch.logprobs, rollout.score(reference, batch).logprobs)
             rewards = estimators.holistic_rewards(reward(batch), batch.mask, kl, config.beta)
         returns = estimators.reward_to_go(rewards, batch.mask)
-        others = returns[:, 0] - estimators.leave_one_out(returns[:, 0], 4)
+        others = returns[:, 0] - estimators.leave_one_out(returns[:, 0], 4)  # the mean of the other three
         loss = losses.policy_gradient_loss(rollout.score(policy, batch).logprobs, returns - others[:, None], batch.mask)
         optimizer.zero_grad()
         loss.backward()
@@ -485,8 +554,8 @@ policy = stages.sft_policy()
 run = reinforce.train(policy, prompts, reward, config, reference=sft_policy)
 
 # %% [markdown]
-# One run is luck. The thin line is yours; the band is four stored runs with other seeds
-# (`data/results/10_rlhf.json`, which names the command that made it).
+# One run is luck. The dashed line is yours; the other is the mean of four stored runs with other seeds, in its 95 %
+# band (`data/results/10_rlhf.json`, which names the command that made it).
 
 # %%
 stored = results.load("10_rlhf")
@@ -510,11 +579,12 @@ show.figure(
 # %% [markdown]
 # ### Did it get better, or only better at pleasing its reward model?
 #
-# Ask somebody else. `stages.judge()` is a reward model trained on *other* sentences rated by *other* people, and
-# neither policy nor reward has seen it. The prompts are openings from the test blocks, which nothing was trained
-# on. Beside the judge stand the numbers that tell whether the text is still text: perplexity under the SFT policy
-# (far above the SFT policy's own is gibberish, far below is a phrase said over and over) and the share of
-# different word pairs.
+# The reward rose, and so did the bill in nats. Ask somebody else. `stages.judge()` is a reward model trained on *other*
+# sentences rated by *other* people, and neither policy nor reward has learnt from it. The prompts are openings from
+# the test blocks, which nothing was trained on. Beside the judge stand the numbers that tell whether the text is still
+# text: perplexity under the SFT policy (far above the SFT policy's own is gibberish, far below is a phrase said over
+# and over), the share of different word pairs (`distinct-2`), the mean length in tokens, and the share of texts that
+# ended by themselves (`finished`).
 
 # %%
 judge = stages.judge()
@@ -544,8 +614,33 @@ assert report["RLHF"]["judge"] > report["SFT"]["judge"]
 # %% [markdown]
 # The judge agrees that the text became more positive. (The two scores have scales of their own: compare signs and
 # intervals, not sizes.) What was learnt is partly sentiment and partly *this* reward model's taste; lesson 14 pushes on
-# that gap until it breaks. Two warnings stand in the table already: completions are cut off more often (`finished`),
-# and the judge, trained on fewer sentences, orders held-out pairs less well than the reward model does.
+# that gap until it breaks. Two warnings stand in the tables above: word pairs repeat more (`distinct-2`), and
+# completions are cut off more often (`finished`). A third does not: the judge, trained on fewer sentences, orders
+# held-out pairs less well than the reward model does.
+
+# %% [markdown]
+# ### And without training?
+#
+# Section 1's filter is the baseline to beat. Let the SFT policy write eight completions for each opening, and keep the
+# one that the reward model likes best.
+#
+# > **Predict before you run.** Whom will the judge prefer: SFT with eight tries, or RLHF with one?
+
+# %%
+eight = rollout.sample(sft_policy, test_prompts, samples_per_prompt=8, max_new_tokens=24, generator=runs.generator(5))
+with torch.no_grad():
+    scored, judged = reward(eight).view(-1, 8), judge(eight).view(-1, 8)
+kept = scored.argmax(1, keepdim=True)
+best_of_8 = (scored.gather(1, kept).mean().item(), judged.gather(1, kept).mean().item())
+rows = [(name, report[name]["reward"], report[name]["judge"], f"{report[name]['KL']:.2f}") for name in ("SFT", "RLHF")]
+rows.insert(1, ("SFT, best of 8", *best_of_8, f"at most {math.log(8) - 7 / 8:.2f}"))
+show.table(rows, ["policy", "reward", "judge", "KL"], "The same openings", {"reward": "+.2f", "judge": "+.2f"})
+assert best_of_8[1] > report["SFT"]["judge"]
+
+# %% [markdown]
+# Look at both columns. By the reward model's own count eight tries come near the trained policy, for a fraction of the
+# nats. The judge is harder to convince: the best of eight is also the luckiest of the reward model's mistakes. And the
+# filter pays again with every question, eight texts written for one that is shown. RLHF pays once.
 #
 # Now read, which no number replaces. The lecture's opening and five others, one sample each (at temperature 0.7, which
 # spares you some of the words that such a small model makes up):
@@ -561,7 +656,7 @@ for name, one in policies.items():
 show.text_samples(openings, texts, scores=judged, caption="The judge's score stands beside each completion")
 
 # %% [markdown]
-# The base model goes on in the tone of its opening. The SFT policy imitates positive sentences it saw. The RLHF
+# The base model writes what reviewers write. The SFT policy imitates positive sentences that it saw. The RLHF
 # policy was never shown what to write, only told how it did; look for how it turns a negative start.
 
 # %% [markdown]
@@ -571,7 +666,7 @@ show.text_samples(openings, texts, scores=judged, caption="The judge's score sta
 # - The holistic reward pays once, at the last word. Only differences within a prompt matter.
 # - With a KL price the optimum is $\pi_\text{ref}\,e^{R/\beta}/Z$, its value $\beta\log Z$, and exact RL arrives
 #   there.
-# - Charge $k_1$ in the reward. In the loss, $k_1$ does nothing and $k_3$ pulls along the other KL.
+# - Charge $k_1$ in the reward. In the loss, $k_1$ does nothing, and $k_3$ of a text pulls along the other KL.
 # - Judge with somebody who did not train the policy, over seeds, and read the text.
 #
 # <details><summary>Details that RLHF code gets wrong here</summary>
@@ -611,5 +706,5 @@ quiz(
 )
 
 # %% [markdown]
-# **Next:** lesson 11 takes several updates from each batch of samples, which needs a way to notice that the
-# policy has moved: PPO.
+# **Next:** [11 · PPO](11_ppo.ipynb) takes several updates from each batch of samples, which needs a way to notice that
+# the policy has moved.

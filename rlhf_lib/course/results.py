@@ -60,7 +60,7 @@ def examine(
 
 
 def rlhf(seed: int) -> dict:
-    """Lesson 10: RLHF against the panel's reward model; curves, and SFT and RLHF examined on test openings."""
+    """RLHF against the panel's reward model: curves, and SFT and RLHF examined on test openings."""
     start, reward, judge = stages.sft_policy(), stages.panel_reward_model(), stages.judge()
     policy = stages.sft_policy()
     config = replace(RLHF, seed=seed)
@@ -250,6 +250,9 @@ def nlpo_table(seed: int) -> dict:
     return found | {"curves": curves}
 
 
+CURE = 0.05  # price of a nat of KL that keeps lesson 04's runs from gibberish
+
+
 def without_brakes(seed: int) -> reinforce.Config:
     """Lesson 04's REINFORCE on text: a high learning rate, no KL."""
     return reinforce.Config(steps=30, lr=1e-3, seed=seed)
@@ -267,17 +270,29 @@ def gauges(diary: Sequence[tuple[Rollout, torch.Tensor]], start: Policy) -> dict
     }
 
 
-def gibberish(seed: int) -> dict:
-    """Lesson 04: REINFORCE without baseline, reference or KL on VADER's score; the gauges at every step."""
-    policy, lexicon, diary = stages.sft_policy(), vader(), []
+def gibberish(seed: int, beta: float = 0.0) -> dict:
+    """Lesson 04: REINFORCE without a baseline on VADER's score; the gauges at every step. At beta = 0 it has no KL."""
+    policy, start, lexicon, diary = stages.sft_policy(), stages.sft_policy(), vader(), []
 
     def reward(texts: Rollout) -> torch.Tensor:
         diary.append((texts, lexicon(texts)))
         return diary[-1][1]
 
-    openings, config = reviews.openings("train"), without_brakes(seed)
-    reinforce.train(policy, openings, reward, config, run=Run(progress=False), baseline=reinforce.no_baseline)
-    return gauges(diary, stages.sft_policy())
+    reinforce.train(
+        policy,
+        reviews.openings("train"),
+        reward,
+        replace(without_brakes(seed), beta=beta),
+        reference=start if beta else None,
+        run=Run(progress=False),
+        baseline=reinforce.no_baseline,
+    )
+    return gauges(diary, start)
+
+
+def rlhf_and_gibberish_cured(seed: int) -> dict:
+    """Lesson 10: RLHF, and lesson 04's runs once more with a price on the KL."""
+    return rlhf(seed) | {"cured": gibberish(seed, CURE)}
 
 
 PPO = ppo.Config(steps=10, prompts_per_step=8, samples_per_prompt=4, lr=3e-4, beta=0.1, minibatches=1)
@@ -313,7 +328,7 @@ MAKERS: dict[str, tuple[str, Callable[[int], dict]]] = {
     "07": ("07_sft", cloning),
     "08": ("08_feedback", feedback),
     "09": ("09_learning_curve", learning_curve),
-    "10": ("10_rlhf", rlhf),
+    "10": ("10_rlhf", rlhf_and_gibberish_cured),
     "11": ("11_ppo", ppo_and_its_details),
     "12": ("12_nlpo", nlpo_table),
 }
