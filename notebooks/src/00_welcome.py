@@ -4,11 +4,15 @@
 # **The question.** A language model can write a film review. How do you make it write what *people* want, when nobody
 # can write down a formula for what people want?
 #
+# The answer has a name, **reinforcement learning from human feedback**, RLHF for short. This lesson runs all of it
+# once, quickly; the others take it apart and explain every line. So here you need not understand the code: run it,
+# look at what comes out, and guess before you look.
+#
 # - **You will** run the whole pipeline once, from demonstrations and preferences to a reward model and reinforcement
 #   learning; steer a language model with a slider; and see why the score that steers it may be anything.
 # - **You need** some Python, and to have met a neural network and a gradient. No reinforcement learning.
 # - **Time:** 25 minutes to read, half an hour for the exercises. All cells run in about 40 s on 2 CPU cores, once
-#   what the first run trains is on your disk (about 2 minutes more). A GPU changes nothing here but those seconds.
+#   what the first run trains is on your disk (about 2 minutes more). A GPU makes it faster and changes nothing else.
 #
 # Run a cell with **Shift + Enter**, or all of them with *Run → Run All Cells*. Nothing waits for you: every click and
 # every exercise can be left out, and the lesson still runs to its end.
@@ -42,14 +46,14 @@ assert lexicon[1] < lexicon[0] < min(lexicon[2:])
 # %% [markdown]
 # A list of words gets the order right. It also thinks that all four texts are rather negative, because “hated” is in
 # them all; a person who reads “I warmed slowly as I watched” knows better. That is the lecture's theme: **fix such
-# errors by learning from human preferences**, and then let the model be trained by what was learnt.
+# errors by learning from human preferences**, and then train the model on what was learnt.
 #
 # ## Three scales
 #
 # The same task runs through all lessons, at three sizes. The code is the same; what changes is what can be known.
 #
-# **micro**: ten words, at most four of them, to follow the opening “awful”. So small that every review can be listed,
-# and the right answer to every question is known exactly.
+# **micro**: a language of ten words; a review is “awful” and up to four words more. So small that every review can be
+# listed and scored by a few rules like VADER's, and the right answer to every question is known exactly.
 
 # %%
 micro = reviews.micro_mdp()
@@ -60,12 +64,13 @@ order = scores.argsort(descending=True)
 some = [0, 1, len(order) // 2, len(order) - 1]
 show.table([("awful " + texts[order[i]], scores[order[i]].item()) for i in some], ["review", "score, −4 to 4"])
 average = mdp.exact_objective(micro, models.TablePolicy(micro)).item()
-print(f"{len(texts):,} reviews; a policy that picks words blindly earns {average:.3f} on average, exactly")
+print(f"{len(texts):,} reviews; whoever picks words blindly scores {average:.3f} on average, exactly")
 assert len(texts) == 7381 and texts[order[0]] == "but very very great"
 
 # %% [markdown]
 # **tiny**: a language model of 5 million parameters that learnt to write from film reviews. It lives in this
-# repository and is small enough to train with reinforcement learning while you watch.
+# repository and is small enough to train with reinforcement learning while you watch. The price: it has the tone of a
+# film critic, and little of the sense. Expect made-up words, also further down.
 
 # %%
 said = rollout.sample(tiny, [opening], max_new_tokens=24, samples_per_prompt=3, generator=runs.generator(0))
@@ -89,7 +94,8 @@ else:
 # ## What can your machine do?
 #
 # Reinforcement learning spends most of its time writing: each step samples a batch of texts, here 64 of up to 24
-# tokens. So one number tells how long the lessons will take you, tokens per second.
+# tokens (a token is a word or a piece of one). So one number tells how long the lessons will take you: tokens a
+# second.
 
 # %%
 COURSE_SPEED = 4000  # tokens a second on the two idle CPU cores on which the lessons' times were measured
@@ -105,13 +111,12 @@ show.table(
     ],
     ["this machine", ""],
 )
-print(
-    "With a GPU, the lessons on SmolLM2 run at full size too."
-    if tiny.device.type == "cuda"
-    else "Everything at micro and tiny scale is made for a machine like this one. SmolLM2 takes seconds a step here."
-    if speed > COURSE_SPEED / 4
-    else "That is slow: close what else is running, and try this cell again."
-)
+if tiny.device.type == "cuda":
+    print("With a GPU, the lessons on SmolLM2 run at full size too.")
+elif speed > COURSE_SPEED / 2:
+    print("Everything at micro and tiny scale is made for a machine like this one. SmolLM2 takes seconds a step here.")
+else:
+    print("All lessons will run, only slowly. Is something else busy? Close it, and try this cell again.")
 
 # %% [markdown]
 # ## How exercises work
@@ -121,7 +126,8 @@ print(
 # tries to **name your mistake** instead of showing the answer. Right, wrong or left out: afterwards the name holds a
 # version that works, so the rest of the lesson always runs.
 #
-# Try it on something silly. Suppose your editor loves alliteration.
+# Try it on something silly: your editor wants snappy sentences, stuffed with words in s. Further down, your function
+# steers a language model.
 
 # %% [markdown]
 # **Exercise 00.1 · A score of your own** (implement · difficulty ●○○○○ · importance ●●●○○ · 5 min)
@@ -153,32 +159,36 @@ alliteration = check("00.1", alliteration)
 # | 3 | a **reward model** learns to predict those labels | a score for any text |
 # | 4 | **reinforcement learning** raises the score | a better policy |
 #
-# A *policy* is a rule that picks the next word, given the words so far. A language model is one.
+# A *policy* is a rule that picks the next word, given the words so far. A language model is one: it gives every next
+# word a probability, and draws.
 #
 # ### 1 · Demonstrations
 #
 # `tiny` has seen good and bad reviews alike. Shown only the good ones for a few seconds more, it leans towards them.
 # This is *supervised fine-tuning*, SFT (lesson 07). The first use trains it, and from then on it is kept on your
-# disk.
+# disk. We call the result the **reference**: whatever comes later is compared with it.
+#
+# The openings below are the first five words of real negative sentences. What follows is the reference's, two tries
+# each. (They are drawn at *temperature* 0.7: likely words come even more often than the model means them to. That
+# spares you some of the babble; training and measuring below use the model as it is.)
 
 # %%
 reference = stages.sft_policy()
 negative = reviews.openings("validation", limit=8)
-pair = rollout.sample(reference, negative, max_new_tokens=24, samples_per_prompt=2, generator=runs.generator(2))
+how = {"max_new_tokens": 24, "temperature": 0.7}
+pair = rollout.sample(reference, negative, samples_per_prompt=2, generator=runs.generator(2), **how)
 left, right = pair.completions()[0::2], pair.completions()[1::2]
 show.text_samples(negative[:4], {"one try": left[:4], "another try": right[:4]})
 
 # %% [markdown]
-# These openings are the first five words of real negative sentences; what follows is the model's.
-#
 # ### 2 · Preferences
 #
 # Writing demonstrations is slow and dear: the lecture quotes 200 dollars a turn. Saying which of two texts is better is
-# quick, 20 dollars a turn. So now **you are the human in “human feedback”**: which of each two is the more positive?
+# quick, 20 dollars a turn. So now **you are the human in “human feedback”**: which of the two is the more positive?
 #
 # Each answer is on your disk before the next pair appears (`workspace/labels.jsonl`), and lesson 09 trains a reward
-# model on yours. A tie is an answer too. Nothing to click? Go on; strangers have labelled enough for all of us.
-# (Clicked some later? Then run on from the cell below the buttons.)
+# model on yours. A tie is an answer too. No time to click? Go on; strangers have labelled enough for all of us.
+# (If you come back and click later, run the lesson again from the cell below the buttons.)
 
 # %%
 pairs = [(a + b, a + c) for a, b, c in zip(negative, left, right, strict=True) if b != c]
@@ -193,7 +203,7 @@ show.PairLabeler(pairs, prompt="Which is the more positive?", path=stages.labels
 yours, problems = labels.read_labels(stages.labels_file())
 print("\n".join([f"labels of yours: {len(yours)}", *problems]))
 train = reviews.load().subset("train")
-stored = preferences.rankings_from_ratings(train.texts, train.ratings, 2, runs.generator(0), rater="random")[:400]
+stored = preferences.rankings_from_ratings(train.texts, train.ratings, 2, runs.generator(0), rater="random")[:1600]
 show.table([(*ranking.texts, str(ranking.ranks)) for ranking in stored[:4]], ["left", "right", "ranks, 0 is better"])
 
 # %% [markdown]
@@ -225,7 +235,7 @@ smallest_number = check("00.2", smallest_number)
 # **Exercise 00.3 · The undecided voter** (find the bug · difficulty ●●○○○ · importance ●●●●○ · 6 min)
 #
 # Before a reward model can learn from clicks, each must become a pair (better, worse). The version below runs without
-# an error, and is wrong without a sound. Find out where, by trying it, and write a version that is right.
+# an error, and is silently wrong. Find out where, by trying it, and write a version that is right.
 
 
 # %%
@@ -259,16 +269,16 @@ repaired = check("00.3", repaired)
 # %% [markdown]
 # ### 3 · A reward model
 #
-# “You can't ask a human every single time”, says the lecture: reinforcement learning will want scores for thousands
-# of texts. So a second copy of `tiny` learns to give each text a number $r(y)$, such that the differences predict who
-# wins:
+# “Can't ask a human every single time to label!”, says the lecture, and reinforcement learning will want scores for
+# thousands of texts. So a second copy of `tiny` learns to give each text $y$ a number $r(y)$, such that the
+# differences predict which of two texts A and B wins:
 #
 # $$P(\text{A is preferred to B}) = \sigma\big(r(A) - r(B)\big), \qquad \sigma(x) = \frac{1}{1 + e^{-x}}$$
 #
 # That is Bradley and Terry's model of 1952 (lesson 09). It learns from the stored labels and from yours alike.
 #
 # **Predict before you run.** A coin is right on half of the pairs; one person agrees with another on most, and not on
-# all. Where between the two will a few hundred labels and a few seconds of training take us?
+# all. Where between the two will 1,600 labels and a few seconds of training take us?
 
 # %%
 reward = models.load_reward_model("tiny")
@@ -279,12 +289,13 @@ duels = preferences.cross_block_pairs(held_out.ratings, held_out.block, 4000, ru
 hit, low, high = preferences.pairwise_accuracy(reward.score_texts(held_out.texts), duels)
 human = preferences.human_ceiling(held_out.ratings, held_out.block, "across", runs.generator(3), n=4000).two_people
 print(f"the reward model is right on {hit:.0%} of new pairs (95 % interval {low:.0%} to {high:.0%})")
-print(f"two people agree on {human.value:.0%}; {len(stored)} labels at $20 each are ${20 * len(stored):,}")
+print(f"two people who both decide agree on {human.value:.0%}")
+print(f"{len(stored):,} labels at $20 each are ${20 * len(stored):,}")
 assert 0.55 < hit < human.value
 
 # %% [markdown]
-# That is a usable critic and a poor one: it has read a few hundred sentences. If you clicked, your labels are in
-# there too, a few among hundreds. Only differences of scores were learnt, so we choose where 0 lies: at what the
+# That is a usable critic and a poor one: it has seen each pair once. If you clicked, your labels are in there too, a
+# few among many. Only differences of scores were learnt, so we choose where 0 lies: at what the
 # reference policy writes on average.
 
 # %%
@@ -297,22 +308,31 @@ for ranking in yours:
     found = reward.score_texts(list(ranking.texts))
     better, worse = preferences.ordered_pairs(torch.tensor([ranking.ranks]))
     right += (found[better] > found[worse]).tolist()
-print(f"on the pairs that you decided, it agrees with you on {sum(right)} of {len(right)}")
+if right:
+    print(f"on the pairs that you decided, it agrees with you on {sum(right)} of {len(right)}")
 praise, blame = " and it is a wonderful, moving film.", " and it is a dull, lifeless film."
 show.table(
     [(text, reward.score_texts([opening + text]).item()) for text in (*endings, praise, blame)], ["ending", "reward"]
 )
 
 # %% [markdown]
+# Would you have put them in this order? So few labels teach a taste with odd gaps in it. Remember them: from here on
+# the policy tries to please *this* critic, gaps and all.
+#
 # ### 4 · Reinforcement learning
 #
-# Now the policy writes, the reward model scores, and what scored better than its siblings is made likelier: **sample,
-# score, reinforce**, a dozen times. The policy pays a price $\beta$ for each nat by which it drifts from the
-# reference (a *nat* is the unit of the Kullback–Leibler divergence, KL), because a policy that may drift freely ends
-# in gibberish that happens to score well. The algorithm is REINFORCE, a page of code in
-# `rlhf_lib/algorithms/reinforce.py`; lessons 03 to 06 take it apart, lesson 10 puts it back together.
+# Now the policy writes four endings for each opening, the reward model scores them, and what scored better than its
+# siblings is made likelier: **sample, score, reinforce**, a dozen times.
+#
+# A policy that may do anything for its score ends in gibberish that happens to score well. So drifting away from the
+# reference costs something. The drift is measured by the Kullback–Leibler divergence, the average of
+# $\log \frac{\pi(y)}{\pi_{\text{ref}}(y)}$ over what the policy $\pi$ writes: 0 while the two are the same. Its unit is
+# the *nat*, and each nat costs $\beta$:
 #
 # $$\max_\pi \;\; \mathbb{E}_{y \sim \pi}\big[r(y)\big] \; - \; \beta \, \mathrm{KL}(\pi \,\|\, \pi_{\text{ref}})$$
+#
+# The algorithm is REINFORCE, a page of code in `rlhf_lib/algorithms/reinforce.py`; lessons 03 to 06 take it apart,
+# lesson 10 puts it back together.
 
 # %%
 policy = stages.sft_policy()  # a second copy, to be trained; `reference` stays as it is
@@ -322,17 +342,19 @@ fig = show.curves({"reward": run.column("reward"), "KL (nats)": run.column("kl")
 show.figure(fig, alt="Reward and KL over 12 steps of reinforcement learning: both rise from about 0.")
 
 # %% [markdown]
+# The reward is bought with drift: both rise.
+#
 # ### Before and after
 #
-# One pair of texts proves nothing, but it is what we came for. Same openings, same random numbers; in brackets the
-# score of a **judge**: a reward model of other people's ratings of other sentences. Nothing above has learnt from
-# those ratings.
+# A few texts prove nothing, but they are what we came for. Same openings, same random numbers; in brackets the score of
+# a **judge**: a second reward model, trained on other people's ratings of other sentences. Nothing above has learnt
+# from those ratings.
 
 # %%
 starts = [opening, *reviews.openings("validation", limit=3)]
 judge, texts, verdicts = stages.judge(), {}, {}
 for name, model in {"before": reference, "after": policy}.items():
-    said = rollout.sample(model, starts, max_new_tokens=24, generator=runs.generator(5))
+    said = rollout.sample(model, starts, generator=runs.generator(5), **how)
     texts[name], verdicts[name] = said.completions(), judge(said).tolist()
 show.text_samples(starts, texts, verdicts)
 
@@ -363,10 +385,13 @@ assert gains[0][0] > 0
 
 # %% [markdown]
 # What may one say? The **reward went up**: that is what was asked for, and a dozen steps are enough to measure it.
-# The judge's gain is smaller or not even certain, because our reward model is only a rough copy of people's taste,
-# and whatever pleases the copy alone is lost on everyone else. And the texts are still those of a very small model:
-# in a dozen steps reinforcement learning makes what the model could already say likelier; it does not teach it to
-# write. Real runs take thousands of steps, and much of this course is about how to take them without fooling oneself.
+# Does the judge's interval lie above 0 too? (The two scores have scales of their own: compare signs and intervals, not
+# sizes.) It need not, because our reward model is only a rough copy of people's taste, and whatever pleases the copy
+# alone is lost on everyone else.
+#
+# And the texts are still those of a very small model: in a dozen steps reinforcement learning makes what the model
+# could already say likelier; it does not teach it to write. Real runs take thousands of steps, and much of this course
+# is about how to take them without fooling oneself.
 #
 # ## The slider
 #
@@ -375,8 +400,8 @@ assert gains[0][0] > 0
 #
 # $$w_i = \frac{e^{r_i/\beta}}{\sum_j e^{r_j/\beta}}$$
 #
-# instead of $\tfrac{1}{256}$. A large $\beta$ makes steering dear: all weights stay nearly equal. A small one makes
-# it cheap.
+# instead of $\tfrac{1}{256}$. The $\beta$ is the price from step 4 again. Large, it makes steering dear: all weights
+# stay nearly equal. Small, it makes steering cheap: the better samples take over.
 #
 # **Exercise 00.4 · Who wins when steering is free?** (predict · difficulty ●○○○○ · importance ●●●●● · 3 min)
 #
@@ -404,9 +429,10 @@ winner = check("00.4", winner)  # "A", "B", "C" or "D"
 
 # %%
 prior, gain = torch.tensor([0.50, 0.40, 0.09, 0.01]), torch.tensor([0.0, 1.0, 2.0, 2.2])
-steps = [100.0, 10.0, 3.0, 1.0, 0.5, 0.2, 0.1, 0.05, 0.02]
-chance = [(prior.log() + gain / beta).softmax(0) for beta in steps]
-show.table([(f"{b:g}", *p.tolist()) for b, p in zip(steps, chance, strict=True)], ["β", "A", "B", "C", "D"])
+prices = [100.0, 10.0, 3.0, 1.0, 0.5, 0.2, 0.1, 0.05, 0.02]
+chance = [(prior.log() + gain / beta).softmax(0) for beta in prices]
+rows = [(f"{beta:g}", *p.tolist()) for beta, p in zip(prices, chance, strict=True)]
+show.table(rows, ["β", *"ABCD"], formats=dict.fromkeys("ABCD", ".3f"))
 assert "ABCD"[chance[0].argmax()] == "A" and "ABCD"[chance[-1].argmax()] == winner
 
 # %% [markdown]
@@ -438,12 +464,14 @@ weights = check("00.5", weights)
 #
 # “Reinforcement learning is a very natural way of optimizing for **arbitrary non-differentiable scores**”, says the
 # lecture. Supervised training needs a loss that it can differentiate. Your score of exercise 00.1 counts letters in
-# Python: it has no gradient at all. But the derivative of an expected score does not need one:
+# Python: it has no gradient at all. But the derivative of an *expected* score does not need one, because
+# $\nabla \pi = \pi \, \nabla \log \pi$:
 #
 # $$\nabla_\theta \, \mathbb{E}_{y\sim\pi_\theta}[r(y)] = \sum_y r(y)\, \nabla_\theta \pi_\theta(y)
 # = \mathbb{E}_{y\sim\pi_\theta}\big[r(y)\, \nabla_\theta \log \pi_\theta(y)\big]$$
 #
-# Only $\pi_\theta$ is differentiated; $r$ is a number that multiplies. See for yourself, with three scores.
+# Only $\pi_\theta$ is differentiated; $r$ is a number that multiplies. See for yourself, with three scores: none has a
+# gradient, and each gives the policy one.
 
 # %%
 samples = rollout.sample(reference, [opening], max_new_tokens=24, samples_per_prompt=256, generator=runs.generator(7))
@@ -461,9 +489,9 @@ for name, r in scores.items():
     assert not r.requires_grad and size > 0
 
 # %% [markdown]
-# Now move the sliders. The bars are the probabilities of the eight likeliest endings, after reweighting. Beside them:
-# the expected score, the KL from the reference, $\sum_i w_i \log (w_i / \tfrac1N)$, and the *effective sample size*,
-# $1/\sum_i w_i^2$: how many of the 256 still have a say.
+# Now move the sliders. The bars are the probabilities of the eight likeliest endings, after reweighting. Above them:
+# the expected score, the KL from the reference, $\sum_i w_i \log (w_i / \tfrac1N)$ with $N = 256$, and the *effective
+# sample size*, $1/\sum_i w_i^2$: how many of the 256 still have a say.
 #
 # **Predict before you move.** What are the last two at $\beta = \infty$? And when a single ending has all of the
 # weight?
@@ -484,7 +512,7 @@ def steer(score, beta):
         name = text.strip()[:64] or "(nothing)"
         chance[name] = chance.get(name, 0) + p  # the same text may be drawn twice
     top = dict(sorted(chance.items(), key=lambda item: -item[1])[:8])
-    title = f"expected score {mean:.2f}    KL {kl:.2f} nats    effective samples {effective:.0f} of {len(w)}"
+    title = f"expected score {mean:.2f} · KL {kl:.2f} nats · effective samples {effective:.0f} of {len(w)}"
     return show.bars(top, "probability", title, horizontal=True, size=(10, 3.8))
 
 
@@ -494,14 +522,14 @@ show.slider_figure(
 )
 
 # %% [markdown]
-# No weight was trained, and the model is suddenly a fan. You have drawn from the **exact solution** of the problem in
-# step 4: among all policies, the one that maximises $\mathbb{E}_\pi[r] - \beta\,\mathrm{KL}(\pi\|\pi_{\text{ref}})$
-# is
+# Pull β down: nothing was trained, and whatever the score likes comes to the top, be it praise or words in s. What
+# you see is the **exact solution** of the problem in step 4: among all policies, the one that maximises
+# $\mathbb{E}_\pi[r] - \beta\,\mathrm{KL}(\pi\|\pi_{\text{ref}})$ is
 #
 # $$\pi^*(y) \propto \pi_{\text{ref}}(y)\, e^{r(y)/\beta}$$
 #
-# (lesson 10 proves it), and reweighted samples of $\pi_{\text{ref}}$ are samples of $\pi^*$. Check it on our 256: no
-# other weights should do better, and the best value should be $\beta \log \tfrac1N \sum_i e^{r_i/\beta}$.
+# (lesson 10 proves it), and reweighted samples of $\pi_{\text{ref}}$ stand for samples of $\pi^*$. Check it on our 256:
+# no other weights should do better, and the best value should be $\beta \log \tfrac1N \sum_i e^{r_i/\beta}$.
 
 # %%
 r, beta = scores["reward model"].double().cpu(), 0.5
@@ -527,12 +555,14 @@ with torch.no_grad():
 curve = [measures(r, 10 ** (1 - k / 20))[1:3] for k in range(61)]
 
 
+# %%
 @show.style()
 def frontier(curve, points):
     fig, ax = show.new_figure("KL from the reference (nats)", "expected reward")
-    ax.plot([kl for _, kl in curve], [mean for mean, _ in curve], label="reweighting, every β")
-    for (name, (x, y)), marker in zip(points.items(), "os", strict=True):
-        ax.plot(x, y, marker, markersize=9, label=name)
+    blue, red, green, *_ = show.plots.PALETTE
+    ax.plot([kl for _, kl in curve], [mean for mean, _ in curve], color=blue, label="reweighting, every β")
+    for (name, (x, y)), marker, colour in zip(points.items(), "os", (red, green), strict=True):
+        ax.plot(x, y, marker, color=colour, markersize=9, label=name)
     ax.legend()
     return fig
 
@@ -542,8 +572,9 @@ show.figure(fig, alt="Expected reward against KL: a curve that rises and flatten
 assert all(later >= sooner - 1e-9 for (sooner, _), (later, _) in zip(curve, curve[1:], strict=False))
 
 # %% [markdown]
-# The trained policy has gone part of the way, below the curve: it used the same knob for *all* openings, after a
-# dozen noisy steps. The curve itself ends where a single sample has all of the weight. Where is that?
+# The trained policy has gained reward, and lies below the curve: it paid more nats than it had to. That is no wonder
+# after a dozen noisy steps, taken for *all* openings at once, while the curve was made for this one. The curve itself
+# ends where a single sample has all of the weight. Where is that?
 #
 # **Exercise 00.6 · How far can reweighting go?** (derive · difficulty ●●○○○ · importance ●●●○○ · 5 min)
 #
@@ -563,13 +594,13 @@ def largest_kl(n):
 largest_kl = check("00.6", largest_kl)
 for n in (2, 16, 256):
     _, _, kl, effective = measures(torch.linspace(0, 1, n, dtype=torch.float64), 1e-5)
-    print(f"{n:3} samples at β → 0: KL {kl:.3f}, your formula {largest_kl(n):.3f}, effective samples {effective:.1f}")
+    print(f"{n:3} samples at β → 0: KL {kl:.3f}, the formula {largest_kl(n):.3f}, effective samples {effective:.1f}")
     assert abs(kl - largest_kl(n)) < 1e-6
 
 # %% [markdown]
 # <details><summary><b>Optional: what changes with your own labels</b></summary>
 #
-# Click through the eight pairs above and run the lesson again from step 3. Your eight labels are among 400, so the
+# Click through the eight pairs above and run the lesson again from step 3. Your eight labels are among 1,600, so the
 # table of rewards will hardly move. Now train on yours alone, `reward_model.train(reward, yours)`, and look at it
 # again: the model agrees with you on your pairs, and talks nonsense elsewhere. Between the two lies the art:
 # `stages.your_reward_model()` starts from what the panel taught and is then trained on what *you* think (lesson 09).

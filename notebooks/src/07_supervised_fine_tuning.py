@@ -660,6 +660,7 @@ def bill(turns, dollars, usable):
     drawn = ax.barh(list(sizes), list(sizes.values()), color=show.plots.PALETTE[:4])
     ax.bar_label(drawn, [f"${value:,.0f}" for value in sizes.values()], padding=4)
     ax.set(xscale="log", xlim=(1e3, 1e10), title=f"or {cost / PREFERENCE:,.0f} preferences at $20")
+    ax.grid(False)  # its lines would run through the dollars
     ax.invert_yaxis()
     return fig
 

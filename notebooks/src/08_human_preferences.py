@@ -65,8 +65,8 @@ assert rows[0][1] == 1 and rows[0][2] < 1e-6 and rows[2][1] > 3 and rows[2][2] >
 # %% [markdown]
 # At temperature 0 nothing: one answer, four times. Exploration is what there is to prefer. It is also what there
 # is to gain: *best of 4* is above the mean exactly because the answers differ (lesson 10 begins with it). But
-# different *words* are not yet different *quality*: does the spread still grow at 1.5, and what becomes of the
-# mean?
+# different *words* are not yet different *quality*: once hardly two answers are alike, does the spread go on growing?
+# And what becomes of the mean?
 
 # %% [markdown]
 # ## 2 · B > C = D > A
@@ -268,6 +268,7 @@ def compared(x, same):
     return [made.double().mean().item(), right[made].mean().item(), right.mean().item()]
 
 
+# %%
 blocks = [table[block == b] for b in range(354)]
 columns = ["share decided", "right, of those decided", "right, ties as half"]
 rows, gain = [], {}
@@ -279,15 +280,15 @@ show.table(rows, ["who decides", *columns], caption="Means over 354 blocks, 95 %
 assert runs.paired_interval(*gain.values())[1] > 0
 
 # %% [markdown]
-# Two people's ratings decide more often, and much of what they decide is who happened to rate which. **Ask one
-# person to compare**: ties become honest, and the rest more reliable. That is one reason why preferences are
-# collected as comparisons.
+# Two people's ratings decide more often, and part of what they decide is only who happened to rate which. **Ask one
+# person to compare**: more pairs end in an honest tie, and the rest are more reliable. That is one reason why
+# preferences are collected as comparisons.
 #
 # ### Pairwise agreement
 #
 # How often do two people who both decide agree? And one person with the mean of the rest? The two kinds of pair
-# differ: *within* a block (same panel) and *across* blocks. The intervals come from resampling blocks, as section
-# 5's end explains.
+# differ: *within* a block (same panel) and *across* blocks. The intervals come from resampling blocks, as the
+# end of this section explains.
 
 # %%
 rows = []
@@ -299,21 +300,24 @@ for kind in ("within", "across"):
 show.table(rows, ["pairs", "ties", "two people agree", "one person and the rest agree"])
 
 # %% [markdown]
-# About four times in five. No reward model can do better than people do with each other (lesson 09 measures one
-# against this *ceiling*). Across blocks it looks better only because the sentences are farther apart: the file's
+# Within a block, about four times in five. The last column is the best that a reward model can hope for: who knows
+# nothing of this one person can hardly do better than the mean of all others (lesson 09 measures a reward model
+# against this *ceiling*). Across blocks people agree more only because the sentences are farther apart: the file's
 # first half is positive, the second negative.
 #
 # ### Krippendorff's α
 #
-# Agreement in per cent depends on how many ties and how many steps the scale has. The usual remedy compares with
-# chance. With the squared difference as the disagreement of two ratings (the *interval* metric),
+# Agreement in per cent depends on how many ties and how many steps the scale has. The usual remedy compares the
+# disagreement *observed* within a text, $D_o$, with the one to *expect* if ratings were dealt out by chance, $D_e$.
+# With the squared difference as the disagreement of two ratings (the *interval* metric),
 #
 # $$\alpha = 1 - \frac{D_o}{D_e}, \qquad
 # D_o = \sum_u \frac{n_u}{n} \underbrace{\frac{\sum_{i \neq j} (x_{ui} - x_{uj})^2}{n_u (n_u - 1)}}_{\text{in text }u},
 # \qquad D_e = \underbrace{\frac{\sum_{k \neq l} (x_k - x_l)^2}{n (n - 1)}}_{\text{any two ratings}} .$$
 #
-# $x_{ui}$ are the $n_u$ ratings of text $u$, and $n = \sum_u n_u$. It is 1 if all agree, 0 if raters might as
-# well have swapped their texts. Texts with fewer than two ratings are left out, everywhere.
+# $x_{ui}$ are the $n_u$ ratings of text $u$, and $n = \sum_u n_u$. It is 1 if all agree, 0 if the ratings of a text are
+# no closer to each other than any others, and below 0 if they are farther apart. Texts with fewer than two ratings are
+# left out, everywhere.
 #
 # **Exercise 08.4 · Krippendorff's α** (implement · difficulty ●●●●○ · importance ●●●●○ · 18 min)
 #
@@ -482,12 +486,12 @@ for name, (s, texts) in by_writer.items():
 show.table(rows, ["writer", "mean score", f"best of {K}", "two models order alike", "two people would agree"])
 
 # %% [markdown]
-# A difference of a few points does not look like much. (A caveat, too: a reward model has an opinion on anything,
-# even on word salad, where a person would shrug.) So ask the question that matters: **what do the labels teach?**
-# Buy 300 labelled pairs of each writer's texts from a simulated person, who prefers the first with probability
-# $\sigma(\text{gap})$ of the judge. Train a reward model on each. Then test it where it will be used: on texts of
-# the SFT policy, against the judge; and on real people's comparisons of real sentences. Four stored runs with new
-# seeds each, and a live one.
+# Look at the intervals before you name a winner; and a few points do not look like much anyway. (A caveat, too: a
+# reward model has an opinion on anything, even on word salad, where a person would shrug.) So ask the question that
+# matters: **what do the labels teach?** Buy 300 labelled pairs of each writer's texts from a simulated person, who
+# prefers the first with probability $\sigma(\text{gap})$ of the judge. Train a reward model on each. Then test it where
+# it will be used: on texts of the SFT policy, against the judge; and on real people's comparisons of real sentences.
+# Four stored runs with new seeds each, and a live one.
 
 # %%
 stored = results.load("08_feedback")
@@ -524,9 +528,9 @@ assert runs.paired_interval(stored["pre-trained"]["people"], stored["random weig
 # ## 7 · The price of not having a reward model
 #
 # The lecture's figures. A demonstration is 200 dollars a turn: 10,000 are 2 million. A preference is 20 dollars,
-# *"relatively cheap"*: 100,000 of them are 2 million. Llama 2 spent 25 million and more on 1.4 million samples;
-# GPT 4, Claude 3 and Llama 3 about 100 million each on data. And even so: *"can't ask a human every single time
-# to label!"*
+# *"relatively cheap"*: 100,000 of them are 2 million. Llama 2 spent 25 million and more on 1.4 million samples; GPT 4,
+# Claude 3 and Llama 3 in the order of 100 million each on data. And even so: *"can't ask a human every single time to
+# label!"*
 
 # %%
 DEMONSTRATION, PREFERENCE = 200, 20  # dollars a turn
@@ -564,6 +568,7 @@ def bill(steps, prompts, samples, repeats):
     drawn = ax.barh(list(costs), [n * PREFERENCE for n in costs.values()], color=show.plots.PALETTE[:3])
     ax.bar_label(drawn, [f"${n * PREFERENCE:,}" for n in costs.values()], padding=4)
     ax.set(xscale="log", xlim=(1e3, 1e11), title=f"{turns:,} judgements: {turns / 60:,.0f} hours at a minute each")
+    ax.grid(False)  # its lines would run through the dollars
     ax.invert_yaxis()
     return fig
 
@@ -626,8 +631,8 @@ assert (len(best_of_four), decided([1, 1, 1, 1])) == (3, 6)
 #   can judge.
 # - A **ranking** of $K$ answers decides $\binom{K}{2} - \sum \binom{g}{2}$ pairs. A tie gives none, and answers
 #   to different prompts were never compared.
-# - **Ask one person to compare** rather than two to rate. People agree about four times in five; that is a reward
-#   model's ceiling.
+# - **Ask one person to compare** rather than two to rate. Within a block people agree about four times in five, and
+#   a reward model can hope for little more.
 # - **Krippendorff's α** is 0.80 over the whole file and about 0.4 within a block: it measures the material as well.
 # - **Bootstrap and split by blocks**, by whatever shares its raters.
 # - Labels on word salad teach less than labels on texts: *reasonable* comes first. How much SFT adds, we could

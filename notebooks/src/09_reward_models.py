@@ -9,9 +9,12 @@
 # how sure it may be; price it in labels and dollars; compare it with *your* labels; and catch the mistake of reading it
 # as a value function.
 #
-# *Needs* lessons 00 and 01 (02 for the word "value"). *Reading* 45 minutes, exercises an hour. *Run time* about 50 s on
-# 2 CPU cores once the reward model and the SFT policy are there; the first use trains them, 2 minutes more. A GPU
-# shortens the training only.
+# | | |
+# |---|---|
+# | You need | lessons 00 and 01; 02 for the word "value"; 03 to 05 for one table of section 8 |
+# | Reading | 45 minutes, and an hour for the exercises |
+# | Run time | about 50 s on 2 cores, once the reward model and the SFT policy are there (2 minutes more if not) |
+# | A GPU | shortens the training only |
 
 # %%
 from rlhf_lib.course.lesson import *
@@ -22,11 +25,13 @@ stages.SCALE = "tiny"  # "smol" runs the same cells on SmolLM2; better on a GPU
 # ## 1 · From a comparison to a probability
 #
 # The lecture: *"Train a new metric, a reward function: human judgment proxy. Trained via (variant of) a ranking loss."*
-# Nobody in it ever writes down a score. People compare, and disagree. So we need a model of how a comparison comes out.
+# No person ever writes down a score there. People compare, and disagree. So we need a model of how a comparison comes
+# out.
 #
 # Say that text $i$ has a score $s_i$, and that a reader's impression of it is $s_i + g_i$: the score and some noise of
 # this reader and this moment. The reader prefers the text with the better impression. If the noise follows Gumbel's
-# distribution, the difference of two noises follows the logistic one, and
+# distribution ($g = -\log(-\log u)$, with $u$ uniform between 0 and 1), the difference of two noises follows the
+# logistic one, and
 #
 # $$P(i \succ j) = P(s_i + g_i > s_j + g_j) = \frac{e^{s_i}}{e^{s_i} + e^{s_j}} = \sigma(s_i - s_j).$$
 #
@@ -232,7 +237,7 @@ assert abs(my_ranking_loss(pair_scores + 7, ranks) - my_ranking_loss(pair_scores
 atmosphere = torch.tensor([[-0.4, 1.1, 0.3, 0.2]], dtype=torch.float64, requires_grad=True)  # scores of A, B, C, D
 loss = my_ranking_loss(atmosphere, torch.tensor([[2, 0, 1, 1]]))  # B > C = D > A
 (pull,) = torch.autograd.grad(-loss, atmosphere)
-print("pull on A, B, C, D:", [round(x, 3) for x in pull[0].tolist()], " sum", round(pull.sum().item(), 6))
+print("pull on A, B, C, D:", [round(x, 3) for x in pull[0].tolist()], f" sum {abs(pull.sum().item()):.6f}")
 assert pull[0, 1] > 0 > pull[0, 0]
 
 # %% [markdown]
@@ -247,6 +252,7 @@ assert pull[0, 1] > 0 > pull[0, 0]
 #
 # $$P(i \succ j) : P(\text{tie}) : P(j \succ i) \;=\; e^{d/2} : \nu : e^{-d/2}.$$
 #
+# The larger $\nu$, the more readily people call a tie; at $\nu = 0$ they never do, and Bradley–Terry is left.
 # So we can ask exactly: when people behave like this, what do different ways of treating ties find, with as many labels
 # as you like?
 #
@@ -266,6 +272,7 @@ def information(p, d):
     return sum(q * torch.autograd.grad(q.log(), d, retain_graph=True)[0] ** 2 for q in p).item()
 
 
+# %%
 rows = []
 for true_d in (0.0, 0.5, 1.0, 2.0, 3.0):
     d = torch.tensor(true_d, dtype=torch.float64, requires_grad=True)
@@ -329,8 +336,8 @@ show.table(rows, ["ν", "share of rankings with ties", "A (true 0)", "B (true 0.
 # ## 4 · A reward model of real people
 #
 # Now the real thing. Hutto and Gilbert had every sentence rated by 15 to 29 people. The sentences of the train blocks
-# are dealt into rankings, in each of which a sentence carries the number of *one* of its raters, drawn at random; equal
-# numbers tie. The model is the tiny language model with a new head: one linear map from the hidden state of the
+# are dealt into rankings, in each of which a sentence carries the rating of *one* of its raters, drawn at random; equal
+# ratings tie. The model is the tiny language model with a new head: one linear map from the hidden state of the
 # **last** token, which alone has seen the whole text, to a number. The loss is Bradley–Terry's on all pairs of a
 # ranking, and the loop an ordinary one, short enough to read: `rlhf_lib/algorithms/reward_model.py`.
 
@@ -348,8 +355,8 @@ for text in ("a wonderful , moving film .", "a film .", "a dull , lifeless film 
 # sentences are of one kind, and people are divided.
 #
 # Beside the model stand two baselines. VADER is a lexicon with rules. A **bag of words** has one weight a word (and one
-# for each pair of neighbours) and adds up: it cannot know who "not" belongs to. Because `reward_model.train` only asks
-# for `encode` and `score_ids`, the same loop trains it.
+# for each pair of neighbours) and adds up: it cannot know what a "not" three words away belongs to. Because
+# `reward_model.train` only asks for `encode` and `score_ids`, the same loop trains it.
 
 
 # %%
@@ -398,8 +405,12 @@ accuracy = {kind: {name: preferences.pairwise_accuracy(s, pairs[kind]) for name,
 for kind in pairs:
     ceiling = preferences.human_ceiling(test.ratings, test.block, kind, runs.generator(2), n=30_000)
     accuracy[kind] |= {"a second person": ceiling.two_people, "the mean of the others": ceiling.person_and_rest}
+    fig = show.bars(
+        accuracy[kind], f"share right, pairs {kind} blocks", exact={"coin": 0.5}, horizontal=True, size=(7, 2.6)
+    )
+    fig.axes[0].set_xlim(0, 1)  # the same for both
     show.figure(
-        show.bars(accuracy[kind], f"right, pairs {kind} blocks", exact={"coin": 0.5}, horizontal=True, size=(7, 2.6)),
+        fig,
         alt=f"Accuracy on test pairs {kind} blocks, from VADER to the mean of the other people, with intervals.",
     )
     print(f"{kind}: " + ", ".join(f"{name} {a.value:.3f}" for name, a in accuracy[kind].items()))
@@ -410,10 +421,14 @@ assert across["reward model"].high < across["the mean of the others"].value
 assert within["reward model"].value < within["the mean of the others"].value < across["the mean of the others"].value
 
 # %% [markdown]
-# Read each number beside its own ceiling. The bars are 95 % intervals, bootstrapped by **block**: the sentences of a
-# block share their raters, so 30,000 pairs are far from 30,000 independent facts, and an interval that pretends so
-# would be much too narrow. For the same reason the test set is made of whole blocks. Had we split by *pair*, the model
-# would have met the test sentences in training.
+# Read each number beside its own ceiling: the last bar, what the mean of all others says of one person. (A second
+# person is noisy too; a mean is hardly so.) Across blocks the reward model beats the counting of words, and stays well
+# below people. Within a block all of them drop, the people too.
+#
+# The whiskers are 95 % intervals, bootstrapped by **block**: the sentences of a block share their raters, so 30,000
+# pairs are far from 30,000 independent facts, and an interval that pretends so would be much too narrow. For the same
+# reason the test set is made of whole blocks. Had we split by *pair*, the model would have met the test sentences in
+# training.
 
 # %% [markdown]
 # ## 5 · Does it know how sure it may be?
@@ -445,7 +460,7 @@ assert error <= 0.05
 # %% [markdown]
 # The **expected calibration error** is the mean distance from the diagonal, each bin weighted by its pairs. A
 # calibrated model is as sure, on average, as it is right. Why it matters: the *size* of reward differences is what RL
-# trades against its KL price. A model twice too sure of itself acts like a $\beta$ twice too small.
+# trades against its KL price. A model twice too sure of itself acts like a $\beta$ (lesson 00) twice too small.
 #
 # Reward models become too sure by training too long on the same labels. The order of the texts may still be right;
 # then one number repairs them: divide all scores by a *temperature*.
@@ -493,6 +508,7 @@ live = {n: results.learning_point(n, "random", seed=4) for n in (100,)}  # one m
 PRICE = 20
 
 
+# %%
 @show.style()
 def price_list(stored, live):
     fig, ax = show.new_figure("dollars spent on labels", "accuracy on new people and sentences", size=(7.5, 4))
@@ -500,12 +516,14 @@ def price_list(stored, live):
         v, below, above = torch.tensor([runs.mean_interval(values) for values in stored[name].values()]).T
         x = [int(n) * cost for n in stored[name]]
         ax.errorbar(x, v, [(v - below).tolist(), (above - v).tolist()], fmt=style, capsize=4, label=f"{name} a label")
-    ax.plot([n * PRICE for n in live], list(live.values()), "x", markersize=10, label="this run")
+    ax.plot([n * PRICE for n in live], list(live.values()), "x", color="black", markersize=10, label="this run")
     ax.axhline(across["the mean of the others"].value, linestyle=":", color="black", label="human ceiling")
     ax.set_xscale("log")
     asked = ax.secondary_xaxis("top", functions=(lambda x: x / PRICE, lambda x: x * PRICE))
     asked.set_xlabel("people asked, a pair each")
-    ax.legend()
+    asked.xaxis.set_major_formatter(lambda n, _: f"{n:,.0f}")
+    ax.xaxis.set_major_formatter(lambda dollars, _: f"{dollars:,.0f}")
+    ax.legend(loc="upper right", bbox_to_anchor=(1, 0.93))
     return fig
 
 
@@ -538,8 +556,8 @@ assert runs.paired_interval(one["2000"], panel["100"])[1] > 0  # for the same mo
 #
 # And money alone does not do it. Accuracy climbs up to a thousand labels; twice as many bring nothing that four seeds
 # could show, and the ceiling is far away. Here each sentence stands in one pair and is compared once. Section 4's model
-# had no more sentences than there are in the train blocks, and got much further, because each stood in rankings with 31
-# others, by eight people. **What a reading is worth depends on what you ask the reader.**
+# learnt from the same train blocks and got much further, because there each sentence stood in rankings with 31 others,
+# by eight people. **What a reading is worth depends on what you ask the reader.**
 #
 # The same noise sits on the other side of the test. A model is right more often about the panel's mean than about one
 # person, whose mood of the day nobody can predict. Take the same pairs, and let either decide.
@@ -573,8 +591,8 @@ by_word = dict(zip(words, change.tolist(), strict=True))
 assert by_word["loved"] > 0 > by_word["hated"]
 
 # %% [markdown]
-# > **Predict before you run.** Which of these changes does it get right: a "not", a "never", a "but", a stronger word,
-# > the order of praise and blame?
+# > **Predict before you run.** Which of these changes does it get right: a "not", a "never", a stronger word, a
+# > "very", the order of praise and blame, and what it is that a film fails to do?
 
 # %%
 probes = [
@@ -598,8 +616,9 @@ show.table(
 )
 
 # %% [markdown]
-# It has learnt words, and some of what words do to each other. Where it goes wrong it does so with the same confidence;
-# a policy that is trained against it will find out (lesson 14).
+# Count the wrong ones. It has learnt the feeling of many common words, and a little of what words do to each other.
+# Where it is wrong, it does not say so: the scores move there as they do elsewhere. A policy that is trained against it
+# will find such places (lesson 14).
 #
 # **Exercise 09.5 · Half the sentence** (find the bug · difficulty ●●●○○ · importance ●●●●● · 12 min)
 #
@@ -745,9 +764,9 @@ assert abs(mean) < 3 * (high - low) / 2
 #
 # **Exercise 09.7 · Who looks ahead?** (predict · difficulty ●●●○○ · importance ●●●●● · 5 min)
 #
-# In the micro language, a policy picks each word blindly, all ten alike. One of the two functions always equals the
-# mean of itself over the next word, $f(s) = \frac1{10}\sum_a f(s\,a)$, whatever the (unfinished) sentence. Which?
-# Answer `"R"`, `"V"`, `"both"` or `"neither"`.
+# In the micro language, where the true score $R$ stands in for RM, a policy picks each word blindly, all ten alike. One
+# of the two functions always equals the mean of itself over the next word, $f(s) = \frac1{10}\sum_a f(s\,a)$, whatever
+# the (unfinished) sentence. Which? Answer `"R"`, `"V"`, `"both"` or `"neither"`.
 
 # %% tags=["exercise"]
 who = (
@@ -815,14 +834,15 @@ def reward_and_value():
     return fig
 
 
-show.figure(reward_and_value(), alt="The reward model's score swings with every word; the value moves slowly.")
+show.figure(reward_and_value(), alt="The reward model's score swings with the words; the value swings less.")
 outside = [not a <= r <= b for r, a, b in zip(read, low, high, strict=True)]
 print(f"RM(prefix) lies outside the 95 % interval of V(prefix) at {sum(outside)} of {len(sentence)} words")
 assert sum(outside) >= len(sentence) / 2
 
 # %% [markdown]
 # They differ at nearly every word. The reward model judges what is there: it swings with "dull" and "triumph". The
-# value asks what is likely to come, and what comes pulls towards the policy's average. Look at a single prefix:
+# value asks what is likely to come as well: "dull" pulls it down too, since the word stays in the text, but what the
+# policy adds pulls it towards the policy's average, about 0. Look at a single prefix:
 
 
 # %%
@@ -836,7 +856,7 @@ def endings(words):
     axes = fig.axes[0]
     axes.axvline(read[k], color="black", label="RM(prefix)")
     axes.axvline(value[k], color="black", linestyle="--", label="V(prefix)")
-    axes.set_xlim(final.min().item() - 0.5, final.max().item() + 0.5)
+    axes.set_xlim(min(final.min().item(), *read) - 0.5, max(final.max().item(), *read) + 0.5)
     axes.legend(frameon=False)
     return fig
 
@@ -855,8 +875,9 @@ show.slider_figure(
 # %% [markdown]
 # ## 10 · Your labels and the panel's
 #
-# Whose judgment is the proxy a proxy of? If you labelled pairs in lesson 00, the next cell takes them. If not, a real
-# person stands in for you: one rater of a validation block, whose 30 ratings make two rankings of 15 sentences.
+# Whose judgment is the proxy a proxy of? If you labelled texts in lesson 00 or 08, the next cell takes your labels. If
+# not, a real person stands in for you: one rater of a validation block, whose 30 ratings make two rankings of 15
+# sentences.
 
 # %%
 yours, problems = labels.read_labels(stages.labels_file())
@@ -874,7 +895,7 @@ run = reward_model.train(mine, taught, stages.YOURS, runs.Run(progress=False))
 
 # %%
 def agrees(model, rankings):
-    """(decided pairs that the model orders as the labeller did, decided pairs)."""
+    """How many of the decided pairs the model orders as the labeller did."""
     duels = preferences.text_pairs(rankings)
     if not duels:
         return "0 of 0"
@@ -898,8 +919,8 @@ print(
 )
 
 # %% [markdown]
-# A handful of labels cannot say whether the second model is *better* for you: with 7 pairs held back, 5 right and 7
-# right are the same thing. It does say who is in charge. A few updates move every score, if only a little, and what a
+# A handful of labels cannot say whether the second model is *better* for you: with, say, 7 pairs held back, 5 right and
+# 7 right are the same thing. It does say who is in charge. A few updates move every score, if only a little, and what a
 # reward model rewards is decided by whoever happened to be asked. `stages.your_reward_model()` is this cell, trained on
 # all of your labels, centred again and kept; lesson 10 optimises it.
 #

@@ -89,7 +89,9 @@ def text_samples(
     for i, prompt in enumerate(prompts):
         row = [prompt]
         for name, texts in completions.items():
-            row.append(texts[i].strip() + (f"\n[{scores[name][i]:+.2f}]" if scores and name in scores else ""))
+            row.append(
+                texts[i].strip() + (f"\n[{_cell(scores[name][i], '+.2f')}]" if scores and name in scores else "")
+            )
         shown.append(row)
     _show_table(columns, shown, [False] * len(columns), caption)
 
@@ -107,8 +109,8 @@ def _cell(value: Cell, spec: str) -> str:
     if value is None:
         return "–"
     if isinstance(value, numbers.Real) and not isinstance(value, str):
-        return (format(value, spec) if spec else number(value)).replace("-", "−")
-    return str(value)
+        value = format(value, spec) if spec else number(value)
+    return re.sub(r"(?<!\w)-(?=\.?\d)", "−", str(value))  # a real minus, as on the axes
 
 
 def _table(columns, shown, numeric, caption) -> str:

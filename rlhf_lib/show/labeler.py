@@ -259,7 +259,7 @@ class RankingLabeler(_Labeler):
             raise ValueError(f"a ranking takes 2 to {MOST} texts")
         choices = {letter: (letter.upper(), f"Next best: text {letter.upper()}") for letter in "abcdefgh"[:most]}
         choices["="] = ("=", "The next text is as good as the last one named")
-        super().__init__(groups, prompt, path, choices, "letters, best first, = between equals: b c = d a")
+        super().__init__(groups, prompt, path, choices, "letters, best first, = between equals: c a = d b")
 
     def answer(self, order: str) -> None:
         """Rank the texts on show, as in "B > C = D > A"; or "skip". ValueError where that is no order of them all."""
