@@ -1,4 +1,4 @@
-"""Lessons 10 to 12 on SmolLM2, by the one name that a reader would change: single steps, two layers."""
+"""Lessons 07 and 10 to 12 on SmolLM2, by the one name that a reader would change: single steps, two layers."""
 
 import ast
 from dataclasses import replace
@@ -51,7 +51,7 @@ class Unasserted(ast.NodeTransformer):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lesson", ["10", "11", "12"])
+@pytest.mark.parametrize("lesson", ["07", "10", "11", "12"])
 def test_a_lessons_cells_run_on_smollm2(lesson, few):
     (file,) = SOURCES.glob(f"{lesson}_*.py")
     source = file.read_text(encoding="utf-8")
