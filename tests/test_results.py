@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from rlhf_lib.course import details, results, stages
+from rlhf_lib.course import details, experiments, results, stages
 from rlhf_lib.paths import data_dir
 
 
@@ -38,7 +38,7 @@ def test_making_stores_one_entry_a_seed(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_one_seed_of_lesson_10_comes_out_the_same_again(rated):
     """The same first step; rounding then grows with every update, so of the end only the outcome is compared."""
-    stored, again = results.load("10_rlhf"), results.rlhf(0)
+    stored, again = results.load("10_rlhf"), experiments.rlhf(0)
     assert again["curve_reward"][0] == pytest.approx(stored["curve_reward"][0][0], abs=0.05)
     spread = max(stored["RLHF"]["judge"]) - min(stored["RLHF"]["judge"])
     assert again["RLHF"]["judge"] == pytest.approx(stored["RLHF"]["judge"][0], abs=max(0.3, 2 * spread))
@@ -48,7 +48,7 @@ def test_one_seed_of_lesson_10_comes_out_the_same_again(rated):
 @pytest.mark.slow
 def test_one_draw_of_lesson_01_comes_out_the_same_again(rated):
     """A forward pass and no training, so that platforms differ by rounding alone."""
-    stored, again = results.load("01_buttons"), results.buttons(0)
+    stored, again = results.load("01_buttons"), experiments.buttons(0)
     assert again == {key: pytest.approx(stored[key][0], rel=1e-2) for key in again}
 
 
@@ -56,7 +56,7 @@ def test_one_draw_of_lesson_01_comes_out_the_same_again(rated):
 def test_one_row_of_lesson_12_comes_out_the_same_again(rated):
     """Sampling and no training; a rounding error may still tip a word over, and the texts that follow it."""
     stored, policy = results.load("12_nlpo")["supervised"], stages.sft_policy()
-    for way, measures in results.nlpo_row(policy, policy, 0).items():
+    for way, measures in experiments.nlpo_row(policy, policy, 0).items():
         for name, value in measures.items():
             assert value == pytest.approx(stored[way][name][0], rel=0.15, abs=0.15)
 
@@ -72,7 +72,7 @@ def test_one_run_of_lesson_11_comes_out_the_same_again():
 def test_one_point_of_lesson_08_comes_out_the_same_again(rated):
     """300 noisy labels, so that rounding errors grow: within what other seeds gave, and a little more."""
     stored = results.load("08_feedback")["pre-trained"]
-    again = results.feedback_point(results.writers(0)["pre-trained"], 0)
+    again = experiments.feedback_point(experiments.writers(0)["pre-trained"], 0)
     for test, values in stored.items():
         assert again[test] == pytest.approx(values[0], abs=max(0.05, max(values) - min(values)))
 
@@ -80,6 +80,6 @@ def test_one_point_of_lesson_08_comes_out_the_same_again(rated):
 @pytest.mark.slow
 def test_one_run_of_lesson_07_comes_out_the_same_again(rated):
     """The same first step; rounding errors then grow, so of the end only the level is compared."""
-    stored, pupil = results.load("07_sft")["curves"]["pre-trained"][0], results.writers(0)["pre-trained"]
-    again = results.clone(pupil, results.demonstrators(0)["good"], 0, results.RATES["pre-trained"])
+    stored, pupil = results.load("07_sft")["curves"]["pre-trained"][0], experiments.writers(0)["pre-trained"]
+    again = experiments.clone(pupil, experiments.demonstrators(0)["good"], 0, experiments.RATES["pre-trained"])
     assert again[0] == pytest.approx(stored[0], abs=0.02) and again[-1] == pytest.approx(stored[-1], abs=0.1)

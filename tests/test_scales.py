@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rlhf_lib import assets, reviews
-from rlhf_lib.course import results, stages
+from rlhf_lib.course import experiments, stages
 from rlhf_lib.models import Policy, RewardModel, load_model
 from rlhf_lib.runs import Run
 
@@ -40,7 +40,7 @@ def few(monkeypatch, tmp_path, kept, rated):
     for name, value in {"GROUP": 8, "RATERS": 1, "SFT": replace(stages.SFT, batch_size=8)}.items():
         monkeypatch.setattr(stages, name, value)
     for name in ("RLHF", "PPO", "NLPO"):
-        monkeypatch.setattr(results, name, replace(getattr(results, name), prompts_per_step=2))
+        monkeypatch.setattr(experiments, name, replace(getattr(experiments, name), prompts_per_step=2))
 
 
 class Unasserted(ast.NodeTransformer):

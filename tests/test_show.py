@@ -196,3 +196,12 @@ def test_slider_figure_draws_again_when_a_slider_moves():
     touchable.sliders["n"].set_state({"value": 5})
     assert drawn[-1] == (1.0, 5) and 'aria-label="beta is 1.0"' in touchable._page.value
     assert touchable.sliders["n"].description == "samples"
+
+
+def test_steps_have_whole_ticks_and_other_scales_their_own():
+    steps, shares = (
+        show.curves({"a": [1, 2, 3, 2]}, "step", "y"),
+        show.curves({"a": ([0, 0.5, 1], [1, 2, 3])}, "w", "y"),
+    )
+    assert all(float(tick).is_integer() for tick in steps.axes[0].get_xticks())
+    assert not all(float(tick).is_integer() for tick in shares.axes[0].get_xticks())

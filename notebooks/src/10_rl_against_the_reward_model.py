@@ -451,7 +451,7 @@ def with_and_without(kinds):
 
 
 show.figure(
-    with_and_without({"no price (lesson 04), four runs": free, f"β = {results.CURE}, four runs": priced}),
+    with_and_without({"no price (lesson 04), four runs": free, f"β = {experiments.CURE}, four runs": priced}),
     alt="With a price the score rises less and the perplexity ends below where it began; without one it grows several "
     "times over. distinct-2 mostly stays higher with a price, but falls in one of the four runs.",
 )
@@ -467,7 +467,9 @@ for name in ("score", "perplexity", "distinct-2"):
     intervals = [runs.mean_interval(late(found, name)) for found in (free, priced)]
     start = sum(run[0] for run in free[name]) / 4  # same seeds, same first texts
     rows.append((name, f"{start:.2f}", *["{:.2f} ({:.2f} to {:.2f})".format(*interval) for interval in intervals]))
-show.table(rows, ["last 5 steps", "at the start", "no price", f"β = {results.CURE}"], "Means of 4 runs, 95 % intervals")
+show.table(
+    rows, ["last 5 steps", "at the start", "no price", f"β = {experiments.CURE}"], "Means of 4 runs, 95 % intervals"
+)
 assert runs.paired_interval(late(free, "score"), late(priced, "score"))[1] > 0
 gauge = "perplexity"
 for first, with_price, without in zip(free[gauge], late(priced, gauge), late(free, gauge), strict=True):
@@ -548,7 +550,7 @@ def mine(policy, reward, reference, config):
 
 # %%
 prompts = reviews.openings("train")
-config = results.RLHF  # the recipe of the stored runs below
+config = experiments.RLHF  # the recipe of the stored runs below
 print(config)
 policy = stages.sft_policy()
 run = reinforce.train(policy, prompts, reward, config, reference=sft_policy)
@@ -590,19 +592,19 @@ show.figure(
 judge = stages.judge()
 test_prompts = reviews.openings("test", limit=32)
 policies = {"base": stages.base_model(), "SFT": sft_policy, "RLHF": policy}
-report = {name: results.examine(one, test_prompts, reward, judge, sft_policy) for name, one in policies.items()}
+report = {name: experiments.examine(one, test_prompts, reward, judge, sft_policy) for name, one in policies.items()}
 show.table(
-    [(name, *[row[key] for key in results.MEASURES]) for name, row in report.items()],
-    ["policy", *results.MEASURES],
+    [(name, *[row[key] for key in experiments.MEASURES]) for name, row in report.items()],
+    ["policy", *experiments.MEASURES],
     caption="32 openings of the test blocks, 4 samples each, this run",
-    formats=dict.fromkeys(results.MEASURES, ".2f"),
+    formats=dict.fromkeys(experiments.MEASURES, ".2f"),
 )
 
 # %% [markdown]
 # And over the four stored seeds, RLHF minus SFT on the same prompts:
 
 # %%
-change = {key: runs.paired_interval(stored["RLHF"][key], stored["SFT"][key]) for key in results.MEASURES}
+change = {key: runs.paired_interval(stored["RLHF"][key], stored["SFT"][key]) for key in experiments.MEASURES}
 show.table(
     [(key, *interval) for key, interval in change.items()],
     ["RLHF − SFT", "mean", "95 % from", "to"],

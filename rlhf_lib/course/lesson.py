@@ -21,7 +21,7 @@ from rlhf_lib import (
     show,
 )
 from rlhf_lib.algorithms import actor_critic, nlpo, ppo, q_learning, reinforce, reward_model, sft
-from rlhf_lib.course import details, results, stages
+from rlhf_lib.course import details, experiments, results, stages
 from rlhf_lib.course.check import check
 from rlhf_lib.course.quiz import quiz
 
@@ -31,6 +31,7 @@ __all__ = [
     "check",
     "details",
     "estimators",
+    "experiments",
     "labels",
     "losses",
     "math",

@@ -70,7 +70,7 @@ def judge() -> RewardModel:
 
 
 def your_reward_model(path: Path | None = None) -> RewardModel:
-    """The panel's reward model, trained further on the labels you gave in lesson 00 (or at `path`).
+    """The panel's reward model, trained further on the labels you gave in lessons 00 and 08 (or at `path`).
 
     Without labels it is the panel's.
     """

@@ -72,8 +72,10 @@ def curves(
     `series`: name -> y, (x, y) or (x, runs), runs being several y of equal length. `exact` adds level lines.
     """
     fig, ax = new_figure(xlabel, ylabel, title, size)
+    whole = True
     for i, (name, data) in enumerate(series.items()):
         x, runs = _runs(data)
+        whole = whole and all(value.is_integer() for value in x)
         colour, dashes = PALETTE[i % len(PALETTE)], DASHES[i % len(DASHES)]
         if len(runs) == 1:
             ax.plot(x, runs[0], color=colour, linestyle=dashes, label=name)
@@ -81,6 +83,7 @@ def curves(
         middle, low, high = zip(*(mean_interval(column) for column in zip(*runs, strict=True)), strict=True)
         ax.plot(x, middle, color=colour, linestyle=dashes, label=name)
         ax.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
+    ax.xaxis.get_major_locator().set_params(integer=whole)  # steps, episodes: no tick at 2.5
     _level_lines(ax, exact)
     return _legend(fig, ax, len(series) + len(exact or {}))
 
@@ -254,7 +257,7 @@ def _runs(data) -> tuple[list[float], list[list[float]]]:
         y = [_list(run) for run in y]
     y = torch.as_tensor(y).detach().double()
     runs = (y[None] if y.ndim == 1 else y).tolist()
-    return (list(range(len(runs[0]))) if x is None else _list(x)), runs
+    return ([float(i) for i in range(len(runs[0]))] if x is None else _list(x)), runs
 
 
 def _triple(value) -> tuple[float, float, float]:
