@@ -203,7 +203,7 @@ show.PairLabeler(pairs, prompt="Which is the more positive?", path=stages.labels
 yours, problems = labels.read_labels(stages.labels_file())
 print("\n".join([f"labels of yours: {len(yours)}", *problems]))
 train = reviews.load().subset("train")
-stored = preferences.rankings_from_ratings(train.texts, train.ratings, 2, runs.generator(0), rater="random")[:1600]
+stored = preferences.rankings_from_ratings(train.texts, train.ratings, 2, runs.generator(0), rater="random")[:800]
 show.table([(*ranking.texts, str(ranking.ranks)) for ranking in stored[:4]], ["left", "right", "ranks, 0 is better"])
 
 # %% [markdown]
@@ -278,7 +278,7 @@ repaired = check("00.3", repaired)
 # That is Bradley and Terry's model of 1952 (lesson 09). It learns from the stored labels and from yours alike.
 #
 # **Predict before you run.** A coin is right on half of the pairs; one person agrees with another on most, and not on
-# all. Where between the two will 1,600 labels and a few seconds of training take us?
+# all. Where between the two will 800 labels and a few seconds of training take us?
 
 # %%
 reward = models.load_reward_model("tiny")
@@ -336,9 +336,9 @@ show.table(
 
 # %%
 policy = stages.sft_policy()  # a second copy, to be trained; `reference` stays as it is
-config = reinforce.Config(steps=12, beta=0.1, lr=3e-4)
+config = reinforce.Config(steps=12, prompts_per_step=8, beta=0.1, lr=3e-4)
 run = reinforce.train(policy, reviews.openings("train"), reward, config, reference=reference)
-fig = show.curves({"reward": run.column("reward"), "KL (nats)": run.column("kl")}, "step", "mean over 64 completions")
+fig = show.curves({"reward": run.column("reward"), "KL (nats)": run.column("kl")}, "step", "mean over 32 completions")
 show.figure(fig, alt="Reward and KL over 12 steps of reinforcement learning: both rise from about 0.")
 
 # %% [markdown]
@@ -600,7 +600,7 @@ for n in (2, 16, 256):
 # %% [markdown]
 # <details><summary><b>Optional: what changes with your own labels</b></summary>
 #
-# Click through the eight pairs above and run the lesson again from step 3. Your eight labels are among 1,600, so the
+# Click through the eight pairs above and run the lesson again from step 3. Your eight labels are among 800, so the
 # table of rewards will hardly move. Now train on yours alone, `reward_model.train(reward, yours)`, and look at it
 # again: the model agrees with you on your pairs, and talks nonsense elsewhere. Between the two lies the art:
 # `stages.your_reward_model()` starts from what the panel taught and is then trained on what *you* think (lesson 09).
