@@ -12,7 +12,7 @@
 # |---|---|
 # | You need | lessons 01 and 03 |
 # | Reading | 35 minutes, and 50 for the exercises |
-# | Run time | about 40 s on 2 cores, once the SFT policy and the judge are there |
+# | Run time | about 30 s on 2 cores, once the SFT policy and the judge are there |
 # | A GPU | shortens section 4 |
 
 # %%
