@@ -11,7 +11,7 @@
 # - **You will** run the whole pipeline once, from demonstrations and preferences to a reward model and reinforcement
 #   learning; steer a language model with a slider; and see why the score that steers it may be anything.
 # - **You need** some Python, and to have met a neural network and a gradient. No reinforcement learning.
-# - **Time:** 25 minutes to read, half an hour for the exercises. All cells run in about 40 s on 2 CPU cores, once
+# - **Time:** 25 minutes to read, half an hour for the exercises. All cells run in about a minute on 2 CPU cores, once
 #   what the first run trains is on your disk (about 2 minutes more). A GPU makes it faster and changes nothing else.
 #
 # Run a cell with **Shift + Enter**, or all of them with *Run → Run All Cells*. Nothing waits for you: every click and
