@@ -35,6 +35,24 @@ def test_making_stores_one_entry_a_seed(tmp_path, monkeypatch):
     assert results.load("99_x")["value"] == [0.0, 0.333333, 0.666667, 1.0]
 
 
+def test_another_scale_keeps_runs_of_its_own_and_borrows_the_tiny_models_until_then(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(results, "data_dir", lambda: tmp_path)
+    monkeypatch.setattr(stages, "SCALE", "tiny")  # put back after main has set it
+    monkeypatch.setitem(results.MAKERS, "99", ("99_x", lambda seed: {"scale": stages.SCALE}))
+    results.make("99")
+    monkeypatch.setattr(stages, "SCALE", "smol")
+    assert results.load("99_x")["scale"] == ["tiny"] * 4
+    assert "those of the tiny model stand in" in capsys.readouterr().out
+
+    monkeypatch.setattr("sys.argv", ["results", "99", "--scale", "smol"])
+    results.main()
+    found = results.load("99_x")
+    assert found["scale"] == ["smol"] * 4
+    assert found["made"]["command"] == "python -m rlhf_lib.course.results 99 --scale smol"
+    stages.SCALE = "tiny"
+    assert results.load("99_x")["scale"] == ["tiny"] * 4
+
+
 @pytest.mark.slow
 def test_one_seed_of_lesson_10_comes_out_the_same_again(rated):
     """The same first step; rounding then grows with every update, so of the end only the outcome is compared."""

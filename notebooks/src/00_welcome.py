@@ -278,7 +278,7 @@ repaired = check("00.3", repaired)
 # That is Bradley and Terry's model of 1952 (lesson 09). It learns from the stored labels and from yours alike.
 #
 # **Predict before you run.** A coin is right on half of the pairs; one person agrees with another on most, and not on
-# all. Where between the two will 800 labels and a few seconds of training take us?
+# all. Where between the two will 800 labels and a quarter of a minute of training take us?
 
 # %%
 reward = models.load_reward_model("tiny")

@@ -1,4 +1,4 @@
-"""What lessons measure with the tiny model: one seed's results of each experiment, and the policies they compare.
+"""What lessons measure on a language model: one seed's results of each experiment, and the policies they compare.
 
 A lesson runs one seed live, or a part of it, and draws it over those of several that `results` keeps.
 """
@@ -104,7 +104,7 @@ FEEDBACK = 300  # labelled pairs
 
 
 def writers(seed: int = 0) -> dict[str, Policy]:
-    """Who may write the texts that people compare: the tiny model with random weights, pre-trained, fine-tuned."""
+    """Who may write the texts that people compare: the model with random weights, pre-trained, fine-tuned (SFT)."""
     base = load_model(stages.SCALE)
     torch.manual_seed(seed)
     fresh = Policy(type(base.lm)(base.lm.config), base.tokenizer, name=base.name).to(base.device)

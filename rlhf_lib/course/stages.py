@@ -3,7 +3,7 @@
 Each is cached under a hash of all that made it (recipe, settings, the tiny model's weights, the labels), so that a
 changed ingredient makes a new one, and with the digests of its files, so that a damaged one is noticed and remade.
 
-All are made of the shipped tiny model, unless SCALE names another: "smol", or what else `load_model` knows.
+All are made of the shipped tiny model, or, where SCALE is "smol", of SmolLM2.
 """
 
 import dataclasses
@@ -27,8 +27,8 @@ from rlhf_lib.paths import data_dir, workspace_dir
 from rlhf_lib.rollout import sample
 from rlhf_lib.runs import generator, write_text
 
-SCALE = "tiny"  # lessons set this one name to run their cells on SmolLM2
-RANK = 16  # of the adapters that a model larger than the tiny one learns in place of its weights
+SCALE = "tiny"  # lessons set this one name to "smol" to run their cells on SmolLM2
+RANK = 16  # of the adapters that SmolLM2 learns in place of its weights
 RECIPE = 2  # raise it when the code below changes what it makes
 GROUP = 32  # sentences a ranking: each carries one rater's number
 SFT = sft.Config(epochs=1, batch_size=32, lr=3e-4)
