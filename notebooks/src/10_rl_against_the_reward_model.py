@@ -549,10 +549,10 @@ def mine(policy, reward, reference, config):
 # metrics, checkpoints, and a stop button that leaves a policy you can use.
 
 # %%
-prompts = reviews.openings("train")
 from dataclasses import replace
 
-config = replace(experiments.RLHF, steps=16)  # the recipe of the stored runs below, four steps shorter
+prompts = reviews.openings("train")
+config = replace(experiments.RLHF, steps=16, seed=4)  # the recipe of the stored runs below, four steps shorter
 print(config)
 policy = stages.sft_policy()
 run = reinforce.train(policy, prompts, reward, config, reference=sft_policy)
@@ -603,7 +603,7 @@ show.table(
 )
 
 # %% [markdown]
-# And over the four stored seeds, RLHF minus SFT on the same prompts:
+# And the four stored runs, after all their 20 steps and on 64 openings, RLHF minus SFT:
 
 # %%
 change = {key: runs.paired_interval(stored["RLHF"][key], stored["SFT"][key]) for key in experiments.MEASURES}

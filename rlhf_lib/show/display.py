@@ -110,7 +110,8 @@ def _cell(value: Cell, spec: str) -> str:
         return "–"
     if isinstance(value, numbers.Real) and not isinstance(value, str):
         value = format(value, spec) if spec else number(value)
-    return re.sub(r"(?<!\w)-(?=\.?\d)", "−", str(value))  # a real minus, as on the axes
+    value = re.sub(r"^-(?=0\.?0*$)", "", str(value))  # rounded to zero: no sign
+    return re.sub(r"(?<!\w)-(?=\.?\d)", "−", value)  # a real minus, as on the axes
 
 
 def _table(columns, shown, numeric, caption) -> str:
