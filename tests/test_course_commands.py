@@ -136,9 +136,9 @@ def test_arguments_reach_every_stage(monkeypatch, tmp_path):
     lesson = make_lesson(tmp_path / "03_sums.ipynb")
     monkeypatch.setattr(test, "lesson_files", lambda: [lesson])
     assert test.stages(["-x"]) == [
-        ("unit tests", ["-x"]),
-        ("lessons", [*test.LESSONS, str(lesson), "-x"]),
-        ("slow tests", ["-m", "slow", "-x"]),
+        ("unit tests", [*test.SIDE_BY_SIDE, "-x"]),
+        ("lessons", [*test.SIDE_BY_SIDE, *test.LESSONS, str(lesson), "-x"]),
+        ("slow tests", [*test.SIDE_BY_SIDE, "-m", "slow", "-x"]),
     ]
     monkeypatch.setattr(test, "lesson_files", list)
     assert [title for title, _ in test.stages(["-k", "no such path"])] == ["unit tests", "slow tests"]
@@ -161,12 +161,13 @@ def test_the_exit_status_is_bad_if_any_stage_fails_or_nothing_was_tested(monkeyp
     assert all(f"closing line {status}" in line for status, line in zip(statuses, shown, strict=True))
 
 
-def test_after_the_first_failure_the_rest_of_a_lesson_is_skipped(tmp_path):
+@pytest.mark.parametrize("beside", [[], test.SIDE_BY_SIDE], ids=["alone", "side by side"])
+def test_after_the_first_failure_the_rest_of_a_lesson_is_skipped(tmp_path, beside):
     shutil.copy(project_root() / "conftest.py", tmp_path)
     bad = "import os; assert os.environ['HF_HUB_OFFLINE'] == '1'", "1 / 0", "never = 1", "never"
     make_lesson(tmp_path / "03_bad.ipynb", *bad)
     make_lesson(tmp_path / "04_good.ipynb", "'never' in globals()")
-    command = [sys.executable, "-m", "pytest", "-rs", "--color=no", "-p", "no:cacheprovider", *test.LESSONS]
+    command = [sys.executable, "-m", "pytest", "-rs", "--color=no", "-p", "no:cacheprovider", *beside, *test.LESSONS]
     environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, encoding="utf-8")
     assert done.returncode == 1

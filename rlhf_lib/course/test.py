@@ -1,7 +1,8 @@
 """`course.py test [arguments for pytest]`: unit tests, then every lesson, then the slow tests.
 
-Before the lessons the models that they share are trained, unless they are there.
-With the path of a test among the arguments, only that is run. The closing lines of pytest are repeated at the end.
+Before the lessons the models that they share are trained, unless they are there. Files of tests, and lessons, run side
+by side, a core each: models this small gain little from a second one. With the path of a test among the arguments, only
+that is run, alone. The closing lines of pytest are repeated at the end.
 """
 
 import os
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from rlhf_lib.paths import lesson_files, project_root
 
+SIDE_BY_SIDE = ["-n", str(min(4, os.cpu_count() or 1)), "--dist", "loadfile"]
 LESSONS = ["--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=300"]
 PREPARATIONS = {  # modules to run before a stage; where one fails, the tests that need it say so
     "lessons": ["rlhf_lib.course.stages"],
@@ -27,9 +29,9 @@ def stages(arguments: Sequence[str]) -> list[tuple[str, list[str]]]:
         return [("the tests you named", [*LESSONS, *given])]
     lessons = [str(path) for path in lesson_files()]
     return [
-        ("unit tests", given),
-        *([("lessons", [*LESSONS, *lessons, *given])] if lessons else []),
-        ("slow tests", ["-m", "slow", *given]),
+        ("unit tests", [*SIDE_BY_SIDE, *given]),
+        *([("lessons", [*SIDE_BY_SIDE, *LESSONS, *lessons, *given])] if lessons else []),
+        ("slow tests", [*SIDE_BY_SIDE, "-m", "slow", *given]),
     ]
 
 
