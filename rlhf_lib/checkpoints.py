@@ -131,6 +131,17 @@ def _separate_pad(tokenizer) -> None:
     tokenizer.padding_side = "left"
 
 
+def keep_layers(lm: nn.Module, count: int) -> None:
+    """Cut a model down, in place, to the lowest `count` of its layers."""
+    stack = getattr(lm.get_decoder(), "layers", [])
+    if not 1 <= count <= len(stack):
+        raise ValueError(f"layers={count}: this model has {len(stack)} to keep")
+    del stack[count:]
+    lm.config.num_hidden_layers = count
+    if getattr(lm.config, "layer_types", None):
+        lm.config.layer_types = lm.config.layer_types[:count]
+
+
 def add_lora(lm: nn.Module, lora: int | dict) -> nn.Module:
     """The LM under fresh low-rank adapters, the only weights that then train: their rank, or LoraConfig's arguments."""
     peft = _peft()

@@ -200,7 +200,8 @@ def score(model: Policy, rollout: Rollout) -> Scores:
     attention = torch.cat([rollout.prompt_mask, rollout.mask], 1).to(device)
     mask, tokens = rollout.mask.to(device), rollout.tokens.to(device)
     logits, values = model(ids[:, :-1], attention[:, :-1], last=width)
-    logits = logits / (rollout.temperature or 1.0)
+    if rollout.temperature not in (0, 1):
+        logits = logits / rollout.temperature
     if rollout.allowed is not None:
         may = unpack_bits(rollout.allowed.to(device), logits.shape[-1]) | ~mask[..., None]
         logits = logits.masked_fill(~may, -torch.inf)

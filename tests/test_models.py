@@ -126,6 +126,18 @@ def test_dropout_is_on_where_it_is_asked_for_and_nowhere_else(kind):
     assert torch.equal(torch.get_rng_state(), state)
 
 
+@torch.no_grad()
+def test_dropout_takes_a_feature_from_all_words_of_a_text():
+    rm, seen = reward_model_of("llama"), []
+    with dropout(rm, 0.5, seed=1):
+        hook = rm.lm.get_input_embeddings().register_forward_hook(lambda module, inputs, output: seen.append(output))
+        rm.score_ids([[3, 4, 5], [5, 6, 7]])
+        hook.remove()
+    gone = seen[0] == 0  # [2 texts, 4 tokens, features]
+    assert torch.equal(gone, gone[:, :1].expand_as(gone)) and 0.2 < gone.float().mean() < 0.8
+    assert not torch.equal(gone[0], gone[1])
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_bf16_is_autocast_over_float32_weights(kind, tmp_path):
     policy = load_model(folder_of(kind, tmp_path), dtype=torch.bfloat16, value_head=True)
@@ -391,6 +403,23 @@ def test_a_reward_model_is_saved_with_its_head(tmp_path):
     assert torch.equal(load_reward_model(tmp_path / "rm").score_ids(ROWS), rm.score_ids(ROWS))
     with pytest.raises(ValueError, match="load_reward_model"):
         load_model(tmp_path / "rm")
+
+
+@torch.no_grad()
+def test_a_reward_model_may_keep_the_lower_layers_only(tmp_path):
+    whole, cut = load_reward_model("tiny"), load_reward_model("tiny", layers=2)
+    texts = ["a good movie", "a bad one"]
+    stream = whole.lm.model(torch.tensor(whole.encode(texts[:1])), output_hidden_states=True).hidden_states[2]
+    below = cut.lm.model(torch.tensor(cut.encode(texts[:1])), output_hidden_states=True)
+    torch.testing.assert_close(below.last_hidden_state, cut.lm.model.norm(stream))
+    cut.save(tmp_path / "rm")
+    again = load_reward_model(tmp_path / "rm")
+    assert len(again.lm.model.layers) == 2 and torch.equal(again.score_texts(texts), cut.score_texts(texts))
+    for layers in (0, 5):
+        with pytest.raises(ValueError, match="this model has 4"):
+            load_reward_model("tiny", layers=layers)
+    with pytest.raises(ValueError, match="do not go together"):
+        load_reward_model("tiny", layers=2, lora=4)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -67,7 +67,7 @@ def train(
     if reference is policy:
         raise ValueError("the reference must not change while the policy trains: load it a second time")
     parameters = [p for p in policy.parameters() if p.requires_grad]
-    optimizer = torch.optim.Adam(parameters, lr=config.lr, eps=config.adam_eps)
+    optimizer = torch.optim.Adam(parameters, lr=config.lr, eps=config.adam_eps, fused=True)
     price = KLPrice(config.beta, config.kl_target, config.kl_gain)
     run.track(config, policy=policy, optimizer=optimizer, price=price)
 

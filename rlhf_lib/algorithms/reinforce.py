@@ -67,7 +67,8 @@ def train(
         raise ValueError("beta > 0 charges the KL to a reference policy: pass reference=")
     if reference is policy:
         raise ValueError("the reference must not change while the policy trains: load it a second time")
-    optimizer = torch.optim.AdamW([p for p in policy.parameters() if p.requires_grad], lr=config.lr, weight_decay=0.0)
+    parameters = [p for p in policy.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=0.0, fused=True)
     run.track(config, policy=policy, optimizer=optimizer)
 
     for step in run.steps(config.steps):
@@ -91,7 +92,7 @@ def train(
             logprobs = score(policy, rollout[rows]).logprobs
             loss = policy_gradient_loss(logprobs, weights[rows], rollout.mask[rows], denominator=len(rollout))
             loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), config.max_grad_norm)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
         check_finite(step, gradient=norm)
         optimizer.step()
 

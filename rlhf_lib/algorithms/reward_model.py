@@ -37,7 +37,7 @@ def train(rm: RewardModel, rankings: Sequence[Ranking], config: Config | None = 
     if config.loss == "plackett_luce" and len({len(ranking.texts) for ranking in rankings}) > 1:
         raise ValueError("plackett_luce needs rankings of one length: use bradley_terry for rankings of several")
     optimizer = torch.optim.AdamW(
-        [p for p in rm.parameters() if p.requires_grad], lr=config.lr, weight_decay=config.weight_decay
+        [p for p in rm.parameters() if p.requires_grad], lr=config.lr, weight_decay=config.weight_decay, fused=True
     )
     groups: dict[tuple[str, ...], list[Ranking]] = {}
     for ranking in rankings:
