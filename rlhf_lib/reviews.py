@@ -142,7 +142,7 @@ def openings(split: str = "train", max_rating: float = -1.0, words: int = 5, lim
     return [prompts[i * len(prompts) // limit] for i in range(limit)]
 
 
-def demonstrations(split: str = "train", min_rating: float = 1.0, words: int = 5) -> list[tuple[str, str]]:
+def demonstrations(split: str = "train", min_rating: float = 2.0, words: int = 5) -> list[tuple[str, str]]:
     """(prompt, completion) from sentences with a mean rating of at least `min_rating`, for supervised fine-tuning.
 
     The prompt is the first words, the completion the rest with its leading space: joined they are the sentence.

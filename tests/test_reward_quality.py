@@ -24,9 +24,8 @@ def test_it_orders_pairs_across_blocks(held_out, scores):
     pairs = preferences.cross_block_pairs(held_out.ratings, held_out.block, 300_000, generator(1))
     ceiling = preferences.human_ceiling(held_out.ratings, held_out.block, "across", generator(2), n=30_000)
     accuracy = preferences.pairwise_accuracy(scores, pairs, resamples=2)
-    assert (
-        0.757 <= accuracy.value < ceiling.person_and_rest.value
-    )  # measured 0.764; the rest is other machines' rounding
+    # measured 0.762; the rest is other machines' rounding
+    assert 0.757 <= accuracy.value < ceiling.person_and_rest.value
 
 
 def test_it_orders_pairs_within_blocks_which_is_harder(held_out, scores):

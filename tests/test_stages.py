@@ -22,6 +22,7 @@ def micro(monkeypatch, tmp_path):
     monkeypatch.setattr(
         stages, "load_reward_model", lambda name, **k: load_reward_model("micro" if name == "tiny" else name, **k)
     )
+    monkeypatch.setattr(stages, "LAYERS", 1)
     monkeypatch.setattr(stages.reviews, "demonstrations", lambda *a, **k: MICRO_DEMONSTRATIONS)
     monkeypatch.setattr(stages.reviews, "openings", lambda *a, **k: [MICRO_PROMPT])
     monkeypatch.setattr(stages, "rankings", lambda split, passes, seed=0: MICRO_RANKINGS * 2)

@@ -29,7 +29,7 @@
 # |---|---|
 # | Before this | lesson 01: states, actions, returns, $J$ |
 # | Reading | about 45 minutes, with the exercises about 100 |
-# | Run time | about 20 seconds on 2 cores; the first time a minute more, to train the SFT policy of section 3 |
+# | Run time | about 20 seconds on 2 cores; the first time half a minute more, to train the SFT policy of section 3 |
 # | With a GPU | nothing changes: all of this is small |
 
 # %%

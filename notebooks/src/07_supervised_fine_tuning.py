@@ -12,7 +12,7 @@
 # |---|---|
 # | You need | lessons 01 and 03 |
 # | Reading | 35 minutes, and 50 for the exercises |
-# | Run time | about 30 s on 2 cores, once the SFT policy and the judge are there |
+# | Run time | about 40 s on 2 cores, once the SFT policy and the judge are there |
 # | A GPU | shortens section 4 |
 
 # %%
@@ -24,7 +24,7 @@ stages.SCALE = "tiny"  # "smol" runs the same cells on SmolLM2; better on a GPU
 # ## 1 · Copy the expert
 #
 # A **demonstration** is a prompt and what an expert would answer. Our experts are the authors of film reviews: take
-# a sentence that people found positive (mean rating at least 1), call its first five words the prompt and the rest
+# a sentence that people found positive (mean rating at least 2), call its first five words the prompt and the rest
 # the answer.
 
 # %%
@@ -523,13 +523,14 @@ for name in experiments.RATES:
 caption = "Perplexity of unseen demonstrations (95 %, 4 runs)"
 show.table(rows, ["weights at the start", "before", "after 20 steps of SFT"], caption=caption)
 assert runs.paired_interval(unseen["random weights → SFT"], unseen["pre-trained → SFT"])[1] > 0
-assert runs.paired_interval(unseen["pre-trained → SFT"], unseen["pre-trained"])[1] > 0
+_, low, high = runs.paired_interval(unseen["pre-trained → SFT"], unseen["pre-trained"])
+assert -0.05 < low / unseen["pre-trained"][0] and high / unseen["pre-trained"][0] < 0.05
 
 # %% [markdown]
 # (A perplexity of 100: as uncertain as if 100 tokens were equally likely at each place.) In 20 steps the random start
-# has learnt which words are frequent, and no grammar. On sentences that neither has seen, SFT makes the pre-trained
-# model even a little *less* certain. How many steps would the random start need? That experiment has been done. It is
-# called pre-training.
+# has learnt which words are frequent, and no grammar. On sentences that neither has seen, SFT leaves the pre-trained
+# model as certain as it was, within 5 %. How many steps would the random start need? That experiment has been done. It
+# is called pre-training.
 
 # %%
 import json
@@ -559,7 +560,7 @@ show.figure(
 # ## 5 · Good and bad reviewers, on real text
 #
 # Section 3 once more, with the tiny model: clone 640 sentences that people found good, or 640 that they found bad (mean
-# rating at most −1), or half of each. (The learning rate is higher than in section 4, so that 20 steps leave a clear
+# rating at most −2), or half of each. (The learning rate is higher than in section 4, so that 20 steps leave a clear
 # mark.) Then the clones continue negative and positive openings that are new to them. The **judge** scores the result:
 # a reward model of people who rated other sentences.
 #
@@ -603,15 +604,16 @@ rows = [(" − ".join(p), *["{:+.2f} ({:+.2f} to {:+.2f})".format(*x) for x in f
 caption = "Differences of the judge's mean score, 95 % intervals over 4 stored runs"
 show.table(rows, ["clones compared", *score["good"]], caption=caption)
 assert all(low > 0 for _, low, _ in differ["good", "bad"] + differ["good", "mixed"] + differ["good", "before cloning"])
+assert all(low > 0 for _, low, _ in differ["mixed", "bad"])
 assert all(high < 0 for _, _, high in differ["bad", "before cloning"])
 assert all(low < 0 < high for _, low, high in differ["mixed", "average of the two"])
 
 # %% [markdown]
 # - **Good demonstrators make a better clone than bad ones**, with the same loss, the same rate and equally many texts.
 #   Compared with the policy *before* cloning, the good ones pull it up and the bad ones down.
-# - **The mixed clone is worse than the good one, and no different from the average that we could see.** After negative
-#   openings it cannot be told from the bad clone either: four runs are few, and 20 steps make no perfect clone. The
-#   measurement agrees with section 3; it was section 3 that proved it.
+# - **The mixed clone is worse than the good one, better than the bad one, and no different from the average that we
+#   could see.** Four runs are few, and 20 steps make no perfect clone: the measurement agrees with section 3, but
+#   section 3 proved it.
 # - All scores are lower after negative openings. Do not read too much into that: the judge reads the opening too.
 #
 # So SFT did not change how *well* this model predicts (section 4) as much as **for whom** it speaks, among all the

@@ -338,8 +338,10 @@ show.table(rows, ["ν", "share of rankings with ties", "A (true 0)", "B (true 0.
 # Now the real thing. Hutto and Gilbert had every sentence rated by 15 to 29 people. The sentences of the train blocks
 # are dealt into rankings, in each of which a sentence carries the rating of *one* of its raters, drawn at random; equal
 # ratings tie. The model is the tiny language model with a new head: one linear map from the hidden state of the
-# **last** token, which alone has seen the whole text, to a number. The loss is Bradley–Terry's on all pairs of a
-# ranking, and the loop an ordinary one, short enough to read: `rlhf_lib/algorithms/reward_model.py`.
+# **last** token, which alone has seen the whole text, to a number. It keeps three of the four layers: a reward model
+# may be smaller than the policy (InstructGPT's had 6 billion weights, its largest policy 175 billion). The loss is
+# Bradley–Terry's on all pairs of a ranking, and the loop an ordinary one, short enough to read:
+# `rlhf_lib/algorithms/reward_model.py`.
 
 # %%
 rm = stages.panel_reward_model()
@@ -547,12 +549,13 @@ show.table(
 )
 one, panel = stored["one person"], stored["the panel"]
 assert runs.paired_interval(one["2000"], one["100"])[1] > 0  # more labels help
-assert runs.paired_interval(one["2000"], panel["100"])[1] > 0  # for the same money, about $40,000
+assert runs.paired_interval(one["1000"], panel["100"])[1] > 0  # for half the money
 
 # %% [markdown]
-# **Noise averages out over sentences as well as over people**: at the same price, about 40,000 dollars, one opinion on
-# each of many sentences teaches more than a panel's verdict on a few. Even at the same *number* of pairs the panel's
-# cleaner labels are not clearly better; compare the intervals.
+# **Noise averages out over sentences as well as over people**: single opinions on 1,000 pairs, 20,000 dollars, teach
+# more than a panel's verdict on 100, at almost twice the price (seed by seed the interval of the difference lies above
+# 0, if barely). At the same *number* of pairs the panel's cleaner labels are worth a little more, for nineteen times
+# the price.
 #
 # And money alone does not do it. Accuracy climbs up to a thousand labels; twice as many bring nothing that four seeds
 # could show, and the ceiling is far away. Here each sentence stands in one pair and is compared once. Section 4's model

@@ -160,8 +160,8 @@ FIRM_RATE = 1e-3  # for the pre-trained weights to take on a manner in so few st
 
 
 def demonstrators(seed: int) -> dict[str, list[tuple[str, str]]]:
-    """CLONED (prompt, completion) of train sentences that people found good (mean ≥ 1), bad (≤ −1), or half each."""
-    not_bad = set(reviews.demonstrations("train", min_rating=-0.99))
+    """CLONED (prompt, completion) of train sentences that people found good (mean ≥ 2), bad (≤ −2), or half each."""
+    not_bad = set(reviews.demonstrations("train", min_rating=-1.99))
     bad = [pair for pair in reviews.demonstrations("train", min_rating=-4) if pair not in not_bad]
     drawn = {}
     for k, (name, pairs) in enumerate({"good": reviews.demonstrations("train"), "bad": bad}.items()):
@@ -191,7 +191,7 @@ def manner(policy: Policy, seed: int, limit: int = 64) -> dict[str, float]:
 def cloning(seed: int) -> dict:
     """Lesson 07: random against pre-trained weights at equal steps of cloning; good, bad and mixed demonstrators."""
     data, pupils = demonstrators(seed), writers(seed)
-    unseen = from_texts(pupils["pre-trained"], reviews.demonstrations("validation")[::6])
+    unseen = from_texts(pupils["pre-trained"], reviews.demonstrations("validation")[::3])
     judged, curves, perplexity = {"none": manner(pupils["pre-trained"], seed)}, {}, {}
     for name, rate in RATES.items():
         perplexity[name] = metrics.perplexity(pupils[name], unseen)

@@ -29,11 +29,12 @@ from rlhf_lib.runs import generator, write_text
 
 SCALE = "tiny"  # lessons set this one name to "smol" to run their cells on SmolLM2
 RANK = 16  # of the adapters that SmolLM2 learns in place of its weights
-RECIPE = 2  # raise it when the code below changes what it makes
+LAYERS = 3  # of the tiny model's four that a reward model keeps: a quarter quicker, and no clear difference in accuracy
+RECIPE = 3  # raise it when the code below changes what it makes
 GROUP = 32  # sentences a ranking: each carries one rater's number
 SFT = sft.Config(epochs=1, batch_size=32, lr=3e-4)
 PASSES, RATERS = 1.5, 8  # over a split's sentences; rankings of each group, each by raters drawn anew
-PANEL = reward_model.Config(epochs=1, batch_size=2, lr=1e-3, dropout=0.05)
+PANEL = reward_model.Config(epochs=1, batch_size=1, lr=7e-4, dropout=0.05)
 JUDGE = replace(PANEL, seed=1)
 YOURS = reward_model.Config(epochs=4, batch_size=8, lr=3e-5)
 
@@ -44,12 +45,12 @@ def base_model(value_head: bool = False) -> Policy:
 
 
 def base_reward_model() -> RewardModel:
-    """A reward model on the pre-trained model, with a fresh head."""
-    return load_reward_model(SCALE, lora=_rank())
+    """A reward model on the pre-trained model's lower layers (all of SmolLM2's), with a fresh head."""
+    return load_reward_model(SCALE, lora=_rank(), layers=LAYERS if SCALE == "tiny" else None)
 
 
 def sft_policy(value_head: bool = False) -> Policy:
-    """The base model after behaviour cloning of the train blocks' positive sentences, from their first words on."""
+    """The base model after behaviour cloning of the train blocks' best sentences, from their first words on."""
 
     def make(folder: Path) -> None:
         policy = base_model()
@@ -129,6 +130,7 @@ def _kept(name: str, config, make: Callable[[Path], None], *ingredients) -> Path
         GROUP,
         PASSES,
         RATERS,
+        LAYERS,
         dataclasses.asdict(config),
         sha256(data_dir() / "tiny" / "model.safetensors") if SCALE == "tiny" else [SCALE, RANK],
     ]
