@@ -34,8 +34,9 @@ def pytest_runtest_logreport(report):  # also where the lesson ran in a process 
         LESSON_SECONDS[lesson] += report.duration
 
 
-def pytest_terminal_summary(terminalreporter):
+def pytest_terminal_summary(terminalreporter, config):
     if LESSON_SECONDS:
-        terminalreporter.section("seconds per lesson")
+        beside = ", on one core, beside another" if config.getoption("numprocesses", None) else ""
+        terminalreporter.section(f"seconds per lesson{beside}")
         for lesson, seconds in sorted(LESSON_SECONDS.items()):
             terminalreporter.line(f"{seconds:7.1f}s  {lesson}")

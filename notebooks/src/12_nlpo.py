@@ -96,7 +96,7 @@ show.figure(fig, alt="Under each word of the opening the number of words the mas
 # of all likelier words together. Here, of some short sentences of the test blocks, is the one with the most words out.
 
 # %%
-written = max((one for one in people if 8 <= len(one[0]) <= 12), key=lambda one: (one[3] >= TOP_P).sum())
+written = max((one for one in people if 8 <= len(one[0]) <= 16), key=lambda one: (one[3] >= TOP_P).sum())
 labels = [word if p < TOP_P else f"{word}\n(out)" for word, p in zip(written[0], written[3].tolist(), strict=True)]
 fig = show.words_under_sentence(labels, written[3], "p it needs", spec=".2f")
 fig.axes[0].axhline(TOP_P, color="#000000", linestyle="--", linewidth=1)
@@ -641,7 +641,7 @@ curves = {
 }
 show.figure(
     show.curves(curves, "roll-out", "reward (0 = the SFT policy)"),
-    alt="Reward against roll-out: PPO's and NLPO's bands overlap; the live run starts along NLPO's.",
+    alt="Reward against roll-out: PPO's and NLPO's bands overlap; the live run dips, then rises with them.",
 )
 show.table(
     [(row["step"], row["reward"], row["kl"], row["allowed"], row["clip_fraction"]) for row in live.history],
