@@ -13,7 +13,7 @@
 # | You need | lessons 01 (states, actions, returns), 02 ($V$ and $Q$) and 03 ($\nabla\log\pi$, the likelihood ratio) |
 # | Reading | 40 minutes, and 50 for the exercises |
 # | Run time | about 50 s on 2 cores, most of them for section 5; the first time 25 s more, to train the SFT policy |
-# | A GPU | changes section 5 only: 10 s instead of 30 |
+# | A GPU | shortens section 5 only |
 
 # %%
 from rlhf_lib.course.lesson import *
@@ -584,7 +584,7 @@ show.table(rows, ["four stored runs", "mean", "95 % from", "to", "smallest", "la
 assert rows[0][2] > 0 and rows[1][2] > 1 and rows[2][3] < 1
 
 # %% [markdown]
-# (An interval from four runs is wide.)
+# (An interval from four runs is wide. The mean of the two ratios is the geometric one.)
 #
 # The score gets near its maximum, and nobody would read this. The perplexity is a multiple of what it was: the policy
 # writes what the start would hardly ever have written. distinct-2 falls: the same few words come again and again. Look

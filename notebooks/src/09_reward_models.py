@@ -549,13 +549,15 @@ show.table(
 )
 one, panel = stored["one person"], stored["the panel"]
 assert runs.paired_interval(one["2000"], one["100"])[1] > 0  # more labels help
-assert runs.paired_interval(one["1000"], panel["100"])[1] > 0  # for half the money
+half_price = runs.paired_interval(one["1000"], panel["100"])
+print("1,000 single opinions minus 100 of a panel: {:+.3f} ({:+.3f} to {:+.3f})".format(*half_price))
+assert half_price[1] > 0
 
 # %% [markdown]
 # **Noise averages out over sentences as well as over people**: single opinions on 1,000 pairs, 20,000 dollars, teach
-# more than a panel's verdict on 100, at almost twice the price (seed by seed the interval of the difference lies above
-# 0, if barely). At the same *number* of pairs the panel's cleaner labels are worth a little more, for nineteen times
-# the price.
+# more than a panel's verdict on 100, at almost twice the price (the interval of the difference, seed by seed, lies
+# above 0, if barely). At the same *number* of pairs the panel's cleaner labels are, by the means, worth a little more,
+# for nineteen times the price.
 #
 # And money alone does not do it. Accuracy climbs up to a thousand labels; twice as many bring nothing that four seeds
 # could show, and the ceiling is far away. Here each sentence stands in one pair and is compared once. Section 4's model

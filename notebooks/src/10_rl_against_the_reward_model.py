@@ -17,7 +17,7 @@
 # language model on *your* reward model, judged by a judge that it never saw.
 #
 # *Needs* lessons 00, 03, 04, 07 and 09 (05 for the leave-one-out baseline). *Reading* 45 minutes, without exercises.
-# *Run time* about 50 s on 2 cores; if lesson 09 has not run yet, two more while its models are trained. A GPU
+# *Run time* about 50 s on 2 cores; if lesson 09 has not run yet, two minutes more while its models are trained. A GPU
 # changes the time of the last part only.
 
 # %%
@@ -469,7 +469,9 @@ for name in ("score", "perplexity", "distinct-2"):
     start = sum(run[0] for run in free[name]) / 4  # same seeds, same first texts
     rows.append((name, f"{start:.2f}", *["{:.2f} ({:.2f} to {:.2f})".format(*interval) for interval in intervals]))
 show.table(
-    rows, ["last 5 steps", "at the start", "no price", f"β = {experiments.CURE}"], "Means of 4 runs, 95 % intervals"
+    rows,
+    ["last 5 steps", "at the start", "no price", f"β = {experiments.CURE}"],
+    caption="Means of 4 runs (of perplexities the geometric one), 95 % intervals",
 )
 assert all(without > with_price for without, with_price in zip(late(free, "score"), late(priced, "score"), strict=True))
 gauge = "perplexity"

@@ -904,8 +904,8 @@ assert all(row[-1] == "better" for row in rows)
 # SFT helps, PPO helps, and both together beat PPO alone, as the slide has it: all these intervals are clear of 0, to
 # the reward model and to the judge. What they do not say: there was one SFT policy, and the four seeds are of PPO. With
 # an earlier one (cloned from sentences rated 1 or more, not 2; the reward model was another, too) the judge's last
-# difference was +0.15, from −0.25 to 0.55: not clear. How much the supervision still shows after RL depends on what
-# was demonstrated.
+# difference was +0.15, from −0.25 to 0.55: not clear. So read this as a finding about one SFT policy and one reward
+# model. The price, perplexity under the pre-trained model, rises with SFT and, by the means, with PPO.
 #
 # Two last looks at the roll-outs. How many words of a language model does the upper clip never reach, because
 # $\pi_\text{old} > 1/1.2$? And what if the texts were decoded and encoded again before the update?
@@ -932,8 +932,8 @@ assert sum(changed) > 0  # keep the sampled ids
 #   charge (β) by it.
 # - Assert that the first ratio is 1: the cheapest test there is.
 # - Of PPO's details few matter in a small exact world, and those a lot. Measure before you believe, here too.
-# - Supervised for a bit helps, RL helps, and the first still shows after the second; how much depends on the
-#   demonstrations.
+# - Supervised for a bit helps, RL helps, and the first still shows after the second: with this SFT policy and this
+#   reward model, each drawn once.
 #
 # | in the lecture | here | note |
 # |---|---|---|
