@@ -4,6 +4,7 @@ A policy is evaluated with dropout off (it stays in eval mode, also while it tra
 roll-out was sampled with must be those that the update computes again. Weights are float32 whatever the file stores.
 """
 
+import bisect
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -15,6 +16,10 @@ from torch import Tensor, nn
 
 from rlhf_lib import checkpoints
 from rlhf_lib.mdp import TokenMDP
+
+# families that keep the texts of one row apart; others (OPT, Bloom, Mamba) would let them see each other
+PACKED = ("gemma2", "gpt2", "gpt_neox", "llama", "mistral", "olmo2", "phi", "qwen2", "qwen3", "smollm3")
+ROW = 64  # tokens of a row that texts share; more where one is longer
 
 
 def choose_device(device: str | torch.device | None = None) -> torch.device:
@@ -131,36 +136,54 @@ class RewardModel(nn.Module):
             raise ValueError("a reward model cannot score an empty text: remove it, or give it a score of your own")
         return [_without_end(ids, self.tokenizer.eos_token_id) for ids in self.tokenizer(texts)["input_ids"]]
 
-    def score_ids(self, rows: list[list[int]], chunk: int = 16) -> Tensor:
+    def score_ids(self, rows: list[list[int]], chunk: int = 32) -> Tensor:
         """Scores [B] of token lists, in the order given; each list is closed by one end token.
 
-        Lists of like length are scored together, `chunk` at a time: on sentences that halves the padding computed.
+        Short texts share a row, each blind to the others, where the model's family can (`PACKED`): hardly a pad is
+        computed then. Elsewhere texts of like length are scored together. A forward pass takes `chunk` rows.
         """
         end = self.tokenizer.eos_token_id
-        rows = [row if row[-1] == end else [*row, end] for row in rows]
-        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-        parts = [self._score_alike([rows[i] for i in order[k : k + chunk]]) for k in range(0, len(rows), chunk)]
-        return torch.cat(parts)[torch.tensor(order, device=self.device).argsort()]
+        texts = [row if row[-1] == end else [*row, end] for row in rows]
+        lengths = [len(text) for text in texts]
+        check_length(self, max(lengths))
+        room = max(ROW, *lengths) if self.lm.config.model_type in PACKED else 0
+        packs = _packs(lengths, room)
+        parts = [
+            self._score_rows([[texts[i] for i in pack] for pack in packs[k : k + chunk]], packed=room > 0)
+            for k in range(0, len(packs), chunk)
+        ]
+        order = torch.tensor([i for pack in packs for i in pack], device=self.device)
+        return torch.cat(parts)[order.argsort()]
 
-    def _score_alike(self, rows: list[list[int]]) -> Tensor:
-        """Scores [B] in one forward pass, read at each list's last token, never at a pad."""
-        lengths = torch.tensor([len(row) for row in rows])
-        check_length(self, int(lengths.max()))
-        ids = torch.full((len(rows), int(lengths.max())), self.tokenizer.pad_token_id)
-        for i, row in enumerate(rows):
-            ids[i, : len(row)] = torch.tensor(row)
-        ids, lengths = ids.to(self.device), lengths.to(self.device)
-        mask = torch.arange(ids.shape[1], device=self.device) < lengths[:, None]
+    def _score_rows(self, packs: list[list[list[int]]], packed: bool) -> Tensor:
+        """Scores [B] in one forward pass of rows of texts, each read at its text's last token, never at a pad."""
+        width = max(sum(len(text) for text in pack) for pack in packs)
+        ids = torch.full((len(packs), width), self.tokenizer.pad_token_id)
+        positions, mask, last = torch.zeros_like(ids), torch.zeros_like(ids), []
+        for row, pack in enumerate(packs):
+            begin = 0
+            for text in pack:
+                place = slice(begin, begin := begin + len(text))
+                ids[row, place], positions[row, place], mask[row, place] = (
+                    torch.tensor(text),
+                    torch.arange(len(text)),
+                    1,
+                )
+                last.append((row, begin - 1))
+        # without a mask, Transformers begins a new text wherever positions do not go on by 1
+        how = {"position_ids": positions} if packed else {"attention_mask": mask}
         body = self.lm.get_decoder()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
-            hidden = body(input_ids=ids, attention_mask=mask.long(), use_cache=False).last_hidden_state
-        last = hidden[torch.arange(len(rows), device=self.device), lengths - 1]
-        return self.head(last.to(self.head.weight.dtype)).squeeze(-1)
+            hidden = body(
+                input_ids=ids.to(self.device), use_cache=False, **{name: x.to(self.device) for name, x in how.items()}
+            ).last_hidden_state
+        row, place = torch.tensor(last, device=self.device).T
+        return self.head(hidden[row, place].to(self.head.weight.dtype)).squeeze(-1)
 
     @torch.no_grad()
     def score_texts(self, texts: list[str]) -> Tensor:
         """Scores [N] on the CPU, in the order given."""
-        return self.score_ids(self.encode(texts), chunk=64).float().cpu()
+        return self.score_ids(self.encode(texts)).float().cpu()
 
     @torch.no_grad()
     def centre(self, texts: list[str]) -> float:
@@ -246,10 +269,10 @@ def as_policy(model: Policy, prompt: str | list[int], mdp: TokenMDP, batch_size:
 def dropout(model: nn.Module, rate: float, seed: int) -> Iterator[None]:
     """Train with dropout inside the block: on the word vectors and on what each layer adds to the stream.
 
-    A feature is dropped from all words of a text or from none (Gal & Ghahramani 2016, arXiv 1512.05287): a draw for
-    every word would take nearly a tenth of the training time. Drawn from `seed` and nothing else, so that a resumed
-    step drops what it would have dropped. Afterwards the model is in eval mode and torch's global generator where it
-    was. Models with dropout of their own use that too. Rate 0 is no dropout at all.
+    A feature is dropped from all words of a row or from none (Gal & Ghahramani 2016, arXiv 1512.05287; a reward model's
+    short texts share a row): a draw for every word would take nearly a tenth of the training time. Drawn from `seed`
+    and nothing else, so that a resumed step drops what it would have dropped. Afterwards the model is in eval mode and
+    torch's global generator where it was. Models with dropout of their own use that too. Rate 0 is no dropout at all.
     """
     if rate == 0:
         yield
@@ -363,6 +386,22 @@ def load_reward_model(
     if manifest.get("kind") == "reward_model":
         checkpoints.load_head(rm.head, path_or_base)
     return rm.to(where)
+
+
+def _packs(lengths: list[int], room: int) -> list[list[int]]:
+    """Which texts share a row of `room` tokens: the longest first, each where it leaves least room (best fit).
+
+    Without room for two, every text has a row of its own.
+    """
+    packs, free = [], []  # free: (room left, number of the row), least first
+    for i in sorted(range(len(lengths)), key=lambda i: lengths[i], reverse=True):
+        at = bisect.bisect_left(free, (lengths[i],))
+        left, row = free.pop(at) if at < len(free) else (room, len(packs))
+        if row == len(packs):
+            packs.append([])
+        packs[row].append(i)
+        bisect.insort(free, (left - lengths[i], row))
+    return packs
 
 
 def _single_token(tokenizer, word: str) -> int:

@@ -10,14 +10,16 @@ import torch
 from small_models import KINDS, POSITIONS, folder_of, lm_of, mixed, policy_of, reward_model_of, tokenizer_of, unbatched
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from tools import holistic
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from rlhf_lib import reviews
 from rlhf_lib.mdp import TokenMDP, enumerate_episodes, exact_objective, exact_values
 from rlhf_lib.models import (
+    PACKED,
     Policy,
     RewardModel,
     TablePolicy,
+    _packs,
     as_policy,
     choose_device,
     dropout,
@@ -127,13 +129,13 @@ def test_dropout_is_on_where_it_is_asked_for_and_nowhere_else(kind):
 
 
 @torch.no_grad()
-def test_dropout_takes_a_feature_from_all_words_of_a_text():
+def test_dropout_takes_a_feature_from_all_words_of_a_row():
     rm, seen = reward_model_of("llama"), []
     with dropout(rm, 0.5, seed=1):
         hook = rm.lm.get_input_embeddings().register_forward_hook(lambda module, inputs, output: seen.append(output))
-        rm.score_ids([[3, 4, 5], [5, 6, 7]])
+        rm.score_ids([[3, 4, 5] * 13, [5, 6, 7] * 13])
         hook.remove()
-    gone = seen[0] == 0  # [2 texts, 4 tokens, features]
+    gone = seen[0] == 0  # [2 rows, 40 tokens, features]
     assert torch.equal(gone, gone[:, :1].expand_as(gone)) and 0.2 < gone.float().mean() < 0.8
     assert not torch.equal(gone[0], gone[1])
 
@@ -225,6 +227,54 @@ def test_a_reward_model_reads_the_end_token_after_the_last_real_one(kind):
     torch.testing.assert_close(rm.score_ids(rows, chunk=2), scores, atol=1e-5, rtol=0)
     rm.tokenizer = types.SimpleNamespace(eos_token_id=2, pad_token_id=17)
     assert torch.equal(rm.score_ids(rows), scores)
+
+
+@pytest.mark.parametrize("kind", (*PACKED, "opt", "bloom"))
+def test_texts_that_share_a_row_do_not_see_each_other(kind):
+    rm = RewardModel(family(kind), types.SimpleNamespace(eos_token_id=2, pad_token_id=0), name=kind)
+    body, sizes = rm.lm.get_decoder(), []
+    texts = [[1, 5, 6, 7, 9], [4], [8, 9, 10, 11, 12, 13, 14], [3, 3], [5, 6, 7, 8, 9] * 6]
+
+    def alone(text):
+        return rm.head(body(input_ids=torch.tensor([[*text, 2]]), use_cache=False).last_hidden_state[0, -1])
+
+    wanted = torch.cat([alone(text) for text in texts])
+    hook = body.register_forward_hook(lambda module, inputs, output: sizes.append(len(output.last_hidden_state)))
+    scores = rm.score_ids(texts)
+    hook.remove()
+    assert sizes == [1 if kind in PACKED else 5] and wanted.std() > 0.1
+    torch.testing.assert_close(scores, wanted, atol=1e-5, rtol=0)
+    weights = list(body.parameters())
+    gradients = [torch.autograd.grad(x.square().sum(), weights, allow_unused=True) for x in (scores, wanted)]
+    for got, want in zip(*gradients, strict=True):
+        assert (got is None) == (want is None)
+        if want is not None:
+            torch.testing.assert_close(got, want, atol=1e-3 * wanted.abs().max().item(), rtol=1e-3)
+
+
+def family(kind):
+    """A two-layer model of any family, with weights so large that what a word attends to matters."""
+    config = AutoConfig.for_model(kind, vocab_size=24, hidden_size=16, num_hidden_layers=2, num_attention_heads=2)
+    sizes = {"intermediate_size": 32, "num_key_value_heads": 2, "head_dim": 8, "word_embed_proj_dim": 16, "ffn_dim": 32}
+    for name in sizes.keys() & vars(config).keys():
+        setattr(config, name, sizes[name])
+    config.pad_token_id = 0
+    torch.manual_seed(0)
+    lm = AutoModelForCausalLM.from_config(config)
+    for weight in lm.parameters():
+        if weight.dim() > 1:
+            torch.nn.init.normal_(weight, std=0.3)
+    return lm
+
+
+def test_rows_are_filled_and_never_beyond_their_room():
+    draw = torch.Generator().manual_seed(0)
+    lengths = torch.randint(2, 60, (400,), generator=draw).tolist()
+    packs = _packs(lengths, 64)
+    assert sorted(i for pack in packs for i in pack) == list(range(400))
+    filled = [sum(lengths[i] for i in pack) for pack in packs]
+    assert max(filled) <= 64 and sum(filled) > 0.95 * 64 * len(packs)
+    assert _packs([5, 3, 9], 0) == [[2], [0], [1]] and _packs([5, 3, 9], 9) == [[2], [0, 1]]
 
 
 @pytest.mark.parametrize("kind", KINDS)
