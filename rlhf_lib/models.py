@@ -164,19 +164,14 @@ class RewardModel(nn.Module):
             begin = 0
             for text in pack:
                 place = slice(begin, begin := begin + len(text))
-                ids[row, place], positions[row, place], mask[row, place] = (
-                    torch.tensor(text),
-                    torch.arange(len(text)),
-                    1,
-                )
+                ids[row, place], positions[row, place] = torch.tensor(text), torch.arange(len(text))
+                mask[row, place] = 1
                 last.append((row, begin - 1))
-        # without a mask, Transformers begins a new text wherever positions do not go on by 1
-        how = {"position_ids": positions} if packed else {"attention_mask": mask}
+        # where positions do not go on by 1, Transformers begins a new text; but not if it is given a mask
+        inputs = {"input_ids": ids, **({"position_ids": positions} if packed else {"attention_mask": mask})}
         body = self.lm.get_decoder()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
-            hidden = body(
-                input_ids=ids.to(self.device), use_cache=False, **{name: x.to(self.device) for name, x in how.items()}
-            ).last_hidden_state
+            hidden = body(**{name: x.to(self.device) for name, x in inputs.items()}, use_cache=False).last_hidden_state
         row, place = torch.tensor(last, device=self.device).T
         return self.head(hidden[row, place].to(self.head.weight.dtype)).squeeze(-1)
 
