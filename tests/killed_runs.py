@@ -1,4 +1,4 @@
-"""Starts the six micro runs and stops each in the middle of its sixth step; then says so and waits to be killed."""
+"""Starts the micro runs and stops each in the middle of its sixth step; then says so and waits to be killed."""
 
 import sys
 import threading

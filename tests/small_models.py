@@ -1,4 +1,4 @@
-"""Small random language models of two kinds, made offline, and the six training loops at their smallest."""
+"""Small random language models of two kinds, made offline, and the training loops at their smallest."""
 
 import functools
 import os
@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from rlhf_lib import reviews
-from rlhf_lib.algorithms import actor_critic, nlpo, ppo, reinforce, reward_model, sft
+from rlhf_lib.algorithms import actor_critic, dpo, group, nlpo, ppo, reinforce, reward_model, sft
 from rlhf_lib.models import Policy, RewardModel, load_model, load_reward_model
 from rlhf_lib.preferences import Ranking
 from rlhf_lib.rewards import Reward, text_reward
@@ -109,12 +109,14 @@ def end_soon(rollout: Rollout) -> Tensor:
     return -rollout.lengths.float()
 
 
-ALGORITHMS = ("sft", "reward_model", "reinforce", "actor_critic", "ppo", "nlpo")
+MICRO_PAIRS = [("awful", " but very great", " and bad"), ("bad", " but good", ""), ("not", " bad", " good")]
+MICRO_PAIRS.append(("very", " good", " dull and bad"))
+ALGORITHMS = ("sft", "reward_model", "dpo", "reinforce", "group", "actor_critic", "ppo", "nlpo")
 RL = {"steps": 8, "prompts_per_step": 2, "samples_per_prompt": 4, "max_new_tokens": 4, "lr": 1e-2}
 
 
 def train_micro(algorithm: str, run: Run | None = None):
-    """Eight steps of one of the six loops; returns (model, run)."""
+    """Eight steps of one of the loops; returns (model, run)."""
     run = run or Run(progress=False)
     if algorithm == "sft":
         policy = load_model("micro", device="cpu")
@@ -123,8 +125,12 @@ def train_micro(algorithm: str, run: Run | None = None):
         rm = load_reward_model("micro", device="cpu")
         return rm, reward_model.train(rm, MICRO_RANKINGS, reward_model.Config(epochs=4, batch_size=2, lr=1e-2), run)
     reference = load_model("micro", device="cpu")
-    policy = load_model("micro", device="cpu", value_head=algorithm != "reinforce")
+    policy = load_model("micro", device="cpu", value_head=algorithm in ("actor_critic", "ppo", "nlpo"))
     prompts = [MICRO_PROMPT, "not very"]
+    if algorithm == "dpo":
+        return policy, dpo.train(policy, MICRO_PAIRS, reference, dpo.Config(epochs=4, batch_size=2, lr=1e-2), run)
+    if algorithm == "group":
+        return policy, group.train(policy, prompts, micro_reward(), group.Config(**RL, epochs=2), reference, run)
     if algorithm == "reinforce":
         config = reinforce.Config(**RL, beta=0.1)
         return policy, reinforce.train(policy, prompts, micro_reward(), config, reference, run)

@@ -25,7 +25,7 @@ from small_models import (
 from tools import gradient
 
 from rlhf_lib import algorithms, reviews
-from rlhf_lib.algorithms import actor_critic, ppo, reinforce, reward_model, sft
+from rlhf_lib.algorithms import actor_critic, dpo, ppo, reinforce, reward_model, sft
 from rlhf_lib.estimators import reward_to_go
 from rlhf_lib.losses import ppo_loss
 from rlhf_lib.mdp import TokenMDP, exact_kl, exact_objective
@@ -508,6 +508,8 @@ def test_calls_that_make_no_sense():
     for algorithm in (actor_critic, ppo):
         with pytest.raises(ValueError, match="value_head=True"):
             algorithm.train(policy, [MICRO_PROMPT], end_soon, algorithm.Config(beta=0.0), run=quiet())
+    with pytest.raises(ValueError, match="empty"):
+        dpo.train(policy, [], micro(), run=quiet())
     with pytest.raises(ValueError, match="empty"):
         sft.train(policy, [], run=quiet())
     with pytest.raises(ValueError, match="empty"):

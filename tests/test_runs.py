@@ -83,7 +83,7 @@ def weight():
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory) -> Path:
-    """The folders of five runs whose process was killed in the sixth of eight steps; checkpoints come every third."""
+    """The folders of runs whose process was killed in the sixth of eight steps; checkpoints come every third."""
     folder = tmp_path_factory.mktemp("killed")
     command = [sys.executable, str(Path(__file__).with_name("killed_runs.py")), str(folder)]
     paths = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
