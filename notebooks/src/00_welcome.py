@@ -12,7 +12,7 @@
 #   learning; steer a language model with a slider; and see why the score that steers it may be anything.
 # - **You need** some Python, and to have met a neural network and a gradient. No reinforcement learning.
 # - **Time:** 25 minutes to read, half an hour for the exercises. All cells run in about a minute on 2 CPU cores, once
-#   what the first run trains is on your disk (about a minute more). A GPU makes it faster and changes nothing else.
+#   what the first run trains is on your disk (half a minute more). A GPU makes it faster and changes nothing else.
 #
 # Run a cell with **Shift + Enter**, or all of them with *Run → Run All Cells*. Nothing waits for you: every click and
 # every exercise can be left out, and the lesson still runs to its end.

@@ -12,7 +12,7 @@
 # |---|---|
 # | You need | lesson 02 ($V$, $Q$, $A$), 04 (the theorem, reward-to-go), 05 (baselines) |
 # | Reading | 40 minutes, and 55 for the exercises |
-# | Run time | about 40 s on 2 cores; if lesson 09 has not run yet, two minutes more while its models are trained |
+# | Run time | about 40 s on 2 cores; if lesson 09 has not run yet, 90 s more while its models are trained |
 # | A GPU | shortens the last section only |
 
 # %%

@@ -13,7 +13,7 @@
 # |---|---|
 # | You need | lessons 00 and 01; 02 for the word "value"; 03 to 05 for one table of section 8 |
 # | Reading | 45 minutes, and an hour for the exercises |
-# | Run time | about 50 s on 2 cores, once the reward model and the SFT policy are there (2 minutes more if not) |
+# | Run time | about 50 s on 2 cores, once the reward model and the SFT policy are there (90 s more if not) |
 # | A GPU | shortens the training only |
 
 # %%

@@ -17,8 +17,8 @@
 # language model on *your* reward model, judged by a judge that it never saw.
 #
 # *Needs* lessons 00, 03, 04, 07 and 09 (05 for the leave-one-out baseline). *Reading* 45 minutes, without exercises.
-# *Run time* about 50 s on 2 cores; if lesson 09 has not run yet, two minutes more while its models are trained. A GPU
-# changes the time of the last part only.
+# *Run time* about 50 s on 2 cores; if lesson 09 has not run yet, a minute and a half more while its models are trained.
+# A GPU changes the time of the last part only.
 
 # %%
 from rlhf_lib.course.lesson import *

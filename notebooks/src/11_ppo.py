@@ -12,7 +12,7 @@
 # |---|---|
 # | You need | lessons 05 (baselines), 06 (critic, GAE) and 10 (the price of KL) |
 # | Reading | 40 minutes, and 70 for the exercises |
-# | Run time | about 40 s on 2 cores; if lesson 09 has not run yet, two minutes more, once |
+# | Run time | about 40 s on 2 cores; if lesson 09 has not run yet, a minute and a half more, once |
 # | A GPU | shortens section 9 only |
 
 # %%

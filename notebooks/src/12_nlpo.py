@@ -20,7 +20,7 @@
 # |---|---|
 # | You need | lesson 10 (KL to a reference) and 11 (PPO: ratio and clip) |
 # | Reading | 40 minutes, and 65 for the exercises |
-# | Run time | about 40 s on 2 cores; if lesson 09 has not run yet, two minutes more, once |
+# | Run time | about 40 s on 2 cores; if lesson 09 has not run yet, a minute and a half more, once |
 # | A GPU | shortens the one live run; the table's runs are stored |
 
 # %%
@@ -641,7 +641,7 @@ curves = {
 }
 show.figure(
     show.curves(curves, "roll-out", "reward (0 = the SFT policy)"),
-    alt="Reward against roll-out: PPO's and NLPO's bands overlap; the live run dips, then rises with them.",
+    alt="Reward against roll-out: PPO's and NLPO's bands rise and overlap; the live run jumps up and down beside them.",
 )
 show.table(
     [(row["step"], row["reward"], row["kl"], row["allowed"], row["clip_fraction"]) for row in live.history],
