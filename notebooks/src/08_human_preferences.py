@@ -495,7 +495,7 @@ show.table(rows, ["writer", "mean score", f"best of {K}", "two models order alik
 
 # %%
 stored = results.load("08_feedback")
-live = experiments.feedback_point(writers["SFT"], seed=4)
+live = experiments.feedback_point(writers["SFT"], seed=8)
 tests = {"people": "real people, real sentences", "SFT texts": "the judge, the SFT policy's texts"}
 told = "{:+.3f} ({:+.3f} to {:+.3f})".format
 rows = []
