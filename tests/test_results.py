@@ -1,9 +1,12 @@
 """Stored results: complete, and made again by the command that they name."""
 
+import itertools
 import json
 
 import pytest
+import torch
 
+from rlhf_lib import reviews
 from rlhf_lib.course import details, experiments, results, stages
 from rlhf_lib.paths import data_dir
 
@@ -94,6 +97,36 @@ def test_one_point_of_lesson_08_comes_out_the_same_again(rated):
     again = experiments.feedback_point(experiments.writers(0)["pre-trained"], 0)
     for test, values in stored.items():
         assert again[test] == pytest.approx(values[0], abs=max(0.05, max(values) - min(values)))
+
+
+@pytest.mark.slow
+def test_one_row_of_lesson_13_comes_out_the_same_again(rated):
+    """Sampling and no training; a rounding error may tip a word over, and which of ten is the best."""
+    stored, again = (
+        results.load("13_direct")["table"]["best of 10"],
+        experiments.best_of_ten(reviews.openings("test", limit=48), 0),
+    )
+    assert again["KL"] == pytest.approx(stored["KL"][0], rel=1e-5)
+    for name in ("reward", "judge", "tokens"):
+        assert again[name] == pytest.approx(stored[name][0], rel=0.15, abs=0.15)
+
+
+@pytest.mark.slow
+def test_one_proxy_of_lesson_14_comes_out_the_same_again(rated):
+    """A reward model of 25 pairs: rounding errors grow in training, so within what other seeds gave, and a little."""
+    stored = results.load("14_hacking")["25 pairs"]["correlation"]
+    texts = experiments.texts_to_choose_from(0)
+    models = experiments.small_proxy(25, 0), stages.panel_reward_model()
+    with torch.no_grad():
+        again = torch.corrcoef(torch.stack([model(texts) for model in models]))[0, 1].item()
+    assert again == pytest.approx(stored[0], abs=max(0.05, max(stored) - min(stored)))
+
+
+def test_best_of_is_the_mean_over_all_sets():
+    scores, values = torch.tensor([[0.3, 2.0, -1.0, 0.7]]), torch.tensor([[5.0, 1.0, 4.0, 2.0]])
+    for n in (1, 2, 3, 4):
+        best = [values[0, max(some, key=scores[0].__getitem__)].item() for some in itertools.combinations(range(4), n)]
+        assert experiments.best_of(scores, values, n) == pytest.approx(sum(best) / len(best))
 
 
 @pytest.mark.slow

@@ -3,13 +3,15 @@
 A lesson runs one seed live, or a part of it, and draws it over those of several that `results` keeps.
 """
 
+import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 
 import torch
 
 from rlhf_lib import metrics, preferences, reviews
-from rlhf_lib.algorithms import nlpo, ppo, reinforce, reward_model, sft
+from rlhf_lib.algorithms import best_of_n, dpo, group, nlpo, ppo, reinforce, reward_model, sft
 from rlhf_lib.course import details, stages
 from rlhf_lib.losses import kl_estimate
 from rlhf_lib.models import Policy, RewardModel, load_model
@@ -314,3 +316,166 @@ def ppo_and_its_details(seed: int) -> dict:
         found[f"{name} → PPO"] = examine(policy, prompts, reward, judge, base, seed)
         curves[f"{name} → PPO"] = {key: run.column(key) for key in ("reward", "kl", "approx_kl")}
     return {"details": taken_away, "curves": curves, **found}
+
+
+BUDGET = 480  # completions that each of lesson 13's methods may sample
+PRICE = 0.1  # of a nat of KL, for all of them
+ROLLOUTS = {"steps": 15, "prompts_per_step": 8, "samples_per_prompt": 4, "beta": PRICE, "lr": 3e-4}
+RIVALS = {
+    "RLOO": replace(group.RLOO, **ROLLOUTS),
+    "GRPO": replace(group.GRPO, **ROLLOUTS),
+    "PPO": ppo.Config(**ROLLOUTS, epochs=2, minibatches=1),
+}
+DPO = dpo.Config(batch_size=16, lr=3e-4, beta=PRICE)
+
+
+def equal_budget(seed: int) -> dict:
+    """Lesson 13: what BUDGET completions buy by each method, on 48 test openings; curves of the training.
+
+    Beside the MEASURES of `examine` (of the best of 10: reward, judge, and the most that its KL can be) objective:
+    reward − PRICE · KL; tokens: sampled from BUDGET completions; seconds: of the processor, without examining.
+    """
+    reward, judge, start = stages.panel_reward_model(), stages.judge(), stages.sft_policy()
+    prompts = reviews.openings("test", limit=48)
+    found = {"SFT": examine(start, prompts, reward, judge, start, seed) | {"tokens": 0, "seconds": 0.0}}
+    curves = {}
+    for name in (*RIVALS, "DPO"):
+        began = time.process_time()
+        policy, run, tokens = rival(name, seed)
+        spent = {"tokens": tokens, "seconds": time.process_time() - began}
+        found[name] = examine(policy, prompts, reward, judge, start, seed) | spent
+        kept = ("chosen", "rejected", "accuracy") if name == "DPO" else ("reward", "kl")
+        curves[name] = {key: run.column(key) for key in kept}
+    found["best of 10"] = best_of_ten(prompts, seed)
+    for measures in found.values():
+        measures["objective"] = measures["reward"] - PRICE * measures["KL"]
+    return {"table": found, "curves": curves}
+
+
+def rival(name: str, seed: int) -> tuple[Policy, Run, int]:
+    """One of RIVALS, or "DPO", trained from the SFT policy: the policy, its run, and how many tokens were sampled."""
+    policy, reference = stages.sft_policy(value_head=name == "PPO"), stages.sft_policy()
+    reward, run = stages.panel_reward_model(), Run(progress=False)
+    if name == "DPO":
+        pairs, tokens = preference_pairs(reference, reward, BUDGET // 2, seed)
+        dpo.train(policy, pairs, reference, replace(DPO, seed=seed), run)
+        return policy, run, tokens
+    config = replace(RIVALS[name], seed=seed)
+    train = ppo.train if name == "PPO" else group.train
+    train(policy, reviews.openings("train"), reward, config, reference=reference, run=run)
+    return policy, run, round(sum(run.column("length")) * config.prompts_per_step * config.samples_per_prompt)
+
+
+@torch.no_grad()
+def preference_pairs(writer: Policy, person: RewardModel, n: int, seed: int) -> tuple[list[tuple[str, str, str]], int]:
+    """(prompt, chosen, rejected) for `dpo`, by a rater as in `labelled_pairs`; and how many tokens were sampled."""
+    prompts = reviews.openings("train", limit=n)
+    rollout = sample(writer, prompts, max_new_tokens=24, samples_per_prompt=2, generator=generator(seed))
+    first, second = person(rollout).view(-1, 2).unbind(1)
+    wins = (torch.rand(len(first), generator=generator(seed, 1)) < (first - second).sigmoid().cpu()).tolist()
+    texts = rollout.completions()
+    pairs = zip(prompts, texts[0::2], texts[1::2], wins, strict=True)
+    return [(prompt, *((a, b) if won else (b, a))) for prompt, a, b, won in pairs if a != b], int(rollout.mask.sum())
+
+
+@torch.no_grad()
+def best_of_ten(prompts: Sequence[str], seed: int) -> dict[str, float]:
+    """The SFT policy's best of ten for each prompt, in the form of `equal_budget`."""
+    reward, began, tokens = stages.panel_reward_model(), time.process_time(), []
+
+    def counted(rollout: Rollout) -> torch.Tensor:
+        tokens.append(int(rollout.mask.sum()))
+        return reward(rollout)
+
+    options = {"max_new_tokens": 24, "generator": generator(seed, 1_000_001)}
+    best = best_of_n.best_of_n(stages.sft_policy(), prompts, counted, 10, **options)
+    spent = {"tokens": sum(tokens), "seconds": time.process_time() - began}
+    scores = {"reward": reward(best).mean().item(), "judge": stages.judge()(best).mean().item()}
+    return scores | {"KL": best_of_n.kl_bound(10)} | spent
+
+
+HACK = reinforce.Config(steps=32, prompts_per_step=8, samples_per_prompt=4, lr=5e-4, beta=0.01)
+FEW, MORE = 25, 200  # labelled pairs
+TRIES = (1, 2, 4, 8, 16, 32)  # texts among which best-of-n chooses
+
+
+@torch.no_grad()
+def texts_to_choose_from(seed: int) -> Rollout:
+    """TRIES[-1] completions by the SFT policy of each of 24 test openings."""
+    how = {"max_new_tokens": 24, "samples_per_prompt": TRIES[-1], "generator": generator(seed, 3)}
+    return sample(stages.sft_policy(), reviews.openings("test", limit=24), **how)
+
+
+def in_own_units(model: RewardModel, texts: Rollout) -> Reward:
+    """A model's score in standard deviations from its mean over `texts`, so that several can be compared."""
+    with torch.no_grad():
+        scores = model(texts)
+    return lambda rollout: (model(rollout) - scores.mean()) / scores.std()
+
+
+def small_proxy(pairs: int, seed: int) -> RewardModel:
+    """A reward model of `pairs` pairs of SFT texts, spread over MORE openings, that the panel's model labelled."""
+    labels = labelled_pairs(stages.sft_policy(), stages.panel_reward_model(), MORE, seed)
+    rm = stages.base_reward_model()
+    reward_model.train(rm, labels[:: MORE // pairs], replace(LEARNING, seed=seed), Run(progress=False))
+    return rm
+
+
+def best_of(scores: torch.Tensor, values: torch.Tensor, n: int) -> float:
+    """The expected value of the best-scored of n texts, from N >= n texts of each prompt; scores and values [P, N].
+
+    The mean over all ways to choose n of the N: no bias, and little noise (Nakano et al. 2021, arXiv 2112.09332).
+    """
+    size = scores.shape[1]
+    ways = torch.tensor([math.comb(i, n - 1) / math.comb(size, n) for i in range(size)])
+    return (values.gather(1, scores.argsort(1)).double().cpu() @ ways.double()).mean().item()
+
+
+def overoptimise(
+    policy: Policy, rewards: dict[str, Reward], reference: Policy, config: reinforce.Config, run: Run | None = None
+) -> dict[str, list[float]]:
+    """RL of `policy`, in place, against rewards["proxy"]: the mean of every reward, and the KL, at each step."""
+    curves: dict[str, list[float]] = {name: [] for name in rewards}
+
+    def reward(texts: Rollout) -> torch.Tensor:
+        scores = {name: one(texts) for name, one in rewards.items()}
+        for name, found in scores.items():
+            curves[name].append(found.mean().item())
+        return scores["proxy"]
+
+    run = run or Run(progress=False)
+    reinforce.train(policy, reviews.openings("train"), reward, config, reference=reference, run=run)
+    return curves | {"KL": run.column("kl")}
+
+
+@torch.no_grad()
+def what_it_writes(policy: Policy, seed: int) -> list[str]:
+    """A completion of the lecture's opening and of three test openings, at temperature 1."""
+    prompts = [reviews.LECTURE_OPENING, *reviews.openings("test", limit=3)]
+    return sample(policy, prompts, max_new_tokens=24, generator=generator(seed, 4)).completions()
+
+
+def hacking(seed: int) -> dict:
+    """Lesson 14: proxies of FEW and of MORE pairs, optimised by RL and by best-of-n. Gold, the panel's model, labelled
+    the pairs; the judge labelled nothing. Scores are in standard deviations of the SFT policy's.
+    """
+    start, texts, found = stages.sft_policy(), texts_to_choose_from(seed), {}
+    others = {
+        "gold": in_own_units(stages.panel_reward_model(), texts),
+        "judge": in_own_units(stages.judge(), texts),
+    }
+    for pairs in (FEW, MORE):
+        rewards = {"proxy": in_own_units(small_proxy(pairs, seed), texts), **others}
+        with torch.no_grad():
+            scores = {name: reward(texts).view(-1, TRIES[-1]) for name, reward in rewards.items()}
+        filtered = {name: [best_of(scores["proxy"], one, n) for n in TRIES] for name, one in scores.items()}
+        correlation = torch.corrcoef(torch.stack([scores[name].flatten() for name in ("proxy", "gold")]))[0, 1].item()
+        policy = stages.sft_policy()
+        curves = overoptimise(policy, rewards, start, replace(HACK, seed=seed))
+        found[f"{pairs} pairs"] = {
+            "RL": curves,
+            "best of n": filtered,
+            "correlation": correlation,
+            "texts": what_it_writes(policy, seed),
+        }
+    return found | {"SFT": {"texts": what_it_writes(start, seed)}}

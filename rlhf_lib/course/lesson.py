@@ -20,7 +20,18 @@ from rlhf_lib import (
     runs,
     show,
 )
-from rlhf_lib.algorithms import actor_critic, nlpo, ppo, q_learning, reinforce, reward_model, sft
+from rlhf_lib.algorithms import (
+    actor_critic,
+    best_of_n,
+    dpo,
+    group,
+    nlpo,
+    ppo,
+    q_learning,
+    reinforce,
+    reward_model,
+    sft,
+)
 from rlhf_lib.course import details, experiments, results, stages
 from rlhf_lib.course.check import check
 from rlhf_lib.course.quiz import quiz
@@ -28,10 +39,13 @@ from rlhf_lib.course.quiz import quiz
 __all__ = [
     "actor_critic",
     "assets",
+    "best_of_n",
     "check",
     "details",
+    "dpo",
     "estimators",
     "experiments",
+    "group",
     "labels",
     "losses",
     "math",

@@ -28,6 +28,8 @@ MAKERS: dict[str, tuple[str, Callable[[int], dict]]] = {
     "10": ("10_rlhf", experiments.rlhf_and_gibberish_cured),
     "11": ("11_ppo", experiments.ppo_and_its_details),
     "12": ("12_nlpo", experiments.nlpo_table),
+    "13": ("13_direct", experiments.equal_budget),
+    "14": ("14_hacking", experiments.hacking),
 }
 
 
