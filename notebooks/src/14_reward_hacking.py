@@ -853,10 +853,10 @@ show.table(rows, ["author", *(f"{openings[i]} …" for i in (0, 2))], caption="O
 # at least what was meant, without a sentence around it. None of this is a review.
 #
 # **And gold applauds.** With 200 pairs it scores such texts far above the SFT policy's, and the judge, which took no
-# part, agrees. So here is why gold did not turn: it is being hacked as well. It was trained on whole sentences that
-# people wrote, never saw a heap of adjectives, and calls it very positive. Nor is the judge a second opinion in this.
-# Gold, judge and every proxy were fine-tuned from one pre-trained model: the second column of section 5. A person
-# would have turned long before.
+# part, agrees. So here is the likeliest reason why gold did not turn: it is being hacked as well. It was trained on
+# whole sentences that people wrote, never saw a heap of adjectives, and calls it very positive. Nor is the judge a
+# second opinion in this. Gold, judge and every proxy were fine-tuned from one pre-trained model: the second column of
+# section 5. To know, one would have to ask people; would you have turned?
 #
 # Two gauges did not need any reward model. The KL: 40 nats on 24 tokens would make the average token $e^{40/24}$, or
 # five, times as likely as the SFT policy finds it. And your eyes.
