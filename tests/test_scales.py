@@ -1,4 +1,4 @@
-"""Lessons 07 and 10 to 13 on SmolLM2, by the one name that a reader would change: single steps, two layers."""
+"""Lessons 07 and 10 to 14 on SmolLM2, by the one name that a reader would change: single steps, two layers."""
 
 import ast
 from dataclasses import replace
@@ -39,7 +39,7 @@ def few(monkeypatch, tmp_path, kept, rated):
     monkeypatch.setattr(stages, "SCALE", stages.SCALE)  # so that it is put back
     for name, value in {"GROUP": 8, "RATERS": 1, "SFT": replace(stages.SFT, batch_size=8)}.items():
         monkeypatch.setattr(stages, name, value)
-    for name in ("RLHF", "PPO", "NLPO"):
+    for name in ("RLHF", "PPO", "NLPO", "HACK"):
         monkeypatch.setattr(experiments, name, replace(getattr(experiments, name), prompts_per_step=2))
     rivals = {name: replace(config, prompts_per_step=2) for name, config in experiments.RIVALS.items()}
     monkeypatch.setattr(experiments, "RIVALS", rivals)
@@ -53,7 +53,7 @@ class Unasserted(ast.NodeTransformer):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lesson", ["07", "10", "11", "12", "13"])
+@pytest.mark.parametrize("lesson", ["07", "10", "11", "12", "13", "14"])
 def test_a_lessons_cells_run_on_smollm2(lesson, few):
     (file,) = SOURCES.glob(f"{lesson}_*.py")
     source = file.read_text(encoding="utf-8")
