@@ -19,7 +19,7 @@ from rlhf_lib.mdp import TokenMDP
 
 # families that keep the texts of one row apart; others (OPT, Bloom, Mamba) would let them see each other
 PACKED = ("gemma2", "gpt2", "gpt_neox", "llama", "mistral", "olmo2", "phi", "qwen2", "qwen3", "smollm3")
-ROW = 64  # tokens of a row that texts share; more where one is longer
+ROW = 64  # tokens of a row that texts share; where one is longer up to twice as many, beyond it has a row of its own
 
 
 def choose_device(device: str | torch.device | None = None) -> torch.device:
@@ -146,7 +146,7 @@ class RewardModel(nn.Module):
         texts = [row if row[-1] == end else [*row, end] for row in rows]
         lengths = [len(text) for text in texts]
         check_length(self, max(lengths))
-        room = max(ROW, *lengths) if self.lm.config.model_type in PACKED else 0
+        room = min(max(ROW, *lengths), 2 * ROW) if self.lm.config.model_type in PACKED else 0
         packs = _packs(lengths, room)
         parts = [
             self._score_rows([[texts[i] for i in pack] for pack in packs[k : k + chunk]], packed=room > 0)
@@ -386,7 +386,7 @@ def load_reward_model(
 def _packs(lengths: list[int], room: int) -> list[list[int]]:
     """Which texts share a row of `room` tokens: the longest first, each where it leaves least room (best fit).
 
-    Without room for two, every text has a row of its own.
+    A text that is longer has a row of its own; with no room, every text has.
     """
     packs, free = [], []  # free: (room left, number of the row), least first
     for i in sorted(range(len(lengths)), key=lambda i: lengths[i], reverse=True):

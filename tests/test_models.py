@@ -274,6 +274,7 @@ def test_rows_are_filled_and_never_beyond_their_room():
     assert sorted(i for pack in packs for i in pack) == list(range(400))
     filled = [sum(lengths[i] for i in pack) for pack in packs]
     assert max(filled) <= 64 and sum(filled) > 0.95 * 64 * len(packs)
+    assert _packs([20, 3, 9, 30], 12) == [[3], [0], [2, 1]]  # long texts alone, and nobody beside them
     assert _packs([5, 3, 9], 0) == [[2], [0], [1]] and _packs([5, 3, 9], 9) == [[2], [0, 1]]
 
 

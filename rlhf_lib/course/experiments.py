@@ -114,16 +114,19 @@ def writers(seed: int = 0) -> dict[str, Policy]:
 
 
 @torch.no_grad()
-def labelled_pairs(writer: Policy, person: RewardModel, n: int, seed: int) -> list[preferences.Ranking]:
-    """Two completions for each of n train openings, compared by a simulated person.
+def compared(writer: Policy, prompts: Sequence[str], person: RewardModel, seed: int) -> tuple[Rollout, list[bool]]:
+    """Two completions a prompt, and whether a simulated person prefers the first of them.
 
-    Who prefers the first with probability σ(gap of the scores), as a Bradley–Terry rater would. Equal texts are left
-    out.
+    With probability σ(gap of the scores), as a Bradley–Terry rater would.
     """
-    prompts = reviews.openings("train", limit=n)
     rollout = sample(writer, prompts, max_new_tokens=24, samples_per_prompt=2, generator=generator(seed))
     first, second = person(rollout).view(-1, 2).unbind(1)
-    wins = (torch.rand(len(first), generator=generator(seed, 1)) < (first - second).sigmoid().cpu()).tolist()
+    return rollout, (torch.rand(len(first), generator=generator(seed, 1)) < (first - second).sigmoid().cpu()).tolist()
+
+
+def labelled_pairs(writer: Policy, person: RewardModel, n: int, seed: int) -> list[preferences.Ranking]:
+    """Pairs of texts for n train openings, as `compared` by a person. Equal texts are left out."""
+    rollout, wins = compared(writer, reviews.openings("train", limit=n), person, seed)
     texts = [p + c for p, c in zip(rollout.prompts(), rollout.completions(), strict=True)]
     pairs = zip(texts[0::2], texts[1::2], wins, strict=True)
     return [preferences.Ranking((a, b), (0, 1) if won else (1, 0)) for a, b, won in pairs if a != b]
@@ -366,13 +369,10 @@ def rival(name: str, seed: int) -> tuple[Policy, Run, int]:
     return policy, run, round(sum(run.column("length")) * config.prompts_per_step * config.samples_per_prompt)
 
 
-@torch.no_grad()
 def preference_pairs(writer: Policy, person: RewardModel, n: int, seed: int) -> tuple[list[tuple[str, str, str]], int]:
-    """(prompt, chosen, rejected) for `dpo`, by a rater as in `labelled_pairs`; and how many tokens were sampled."""
+    """(prompt, chosen, rejected) for `dpo`, as `compared` by a person; and how many tokens were sampled."""
     prompts = reviews.openings("train", limit=n)
-    rollout = sample(writer, prompts, max_new_tokens=24, samples_per_prompt=2, generator=generator(seed))
-    first, second = person(rollout).view(-1, 2).unbind(1)
-    wins = (torch.rand(len(first), generator=generator(seed, 1)) < (first - second).sigmoid().cpu()).tolist()
+    rollout, wins = compared(writer, prompts, person, seed)
     texts = rollout.completions()
     pairs = zip(prompts, texts[0::2], texts[1::2], wins, strict=True)
     return [(prompt, *((a, b) if won else (b, a))) for prompt, a, b, won in pairs if a != b], int(rollout.mask.sum())
