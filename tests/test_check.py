@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from rlhf_lib.course import check as check_module
-from rlhf_lib.course.check import check, judge
+from rlhf_lib.course.check import FEWEST_DRAWS, check, judge
 from rlhf_lib.course.compare import difference
 from rlhf_lib.course.exercises import Exercise, Mistake, draw_mask, draw_tensor, get
 
@@ -156,8 +156,30 @@ def test_inputs_are_fresh_and_a_seed_repeats_them():
 
     assert not torch.equal(seen_with(), seen_with())
     assert torch.equal(seen_with(3), seen_with(3))
-    assert len(seen_with(3).unique(dim=0)) == DOUBLE.draws
+    assert len(seen_with(3).unique(dim=0)) == FEWEST_DRAWS
     assert judge(DOUBLE, lambda x: torch.tensor([1.0, 2.0, 3.0, 4.0])).status == "wrong"
+
+
+def test_draws_that_are_kind_to_a_mistake_do_not_settle_it():
+    size = Exercise(
+        id="99.9",
+        title="Size",
+        kind="implement",
+        difficulty=1,
+        importance=1,
+        minutes=1,
+        reference=abs,
+        inputs=lambda generator: (draw_tensor(generator, 1),),
+        mistakes={
+            "sign kept": Mistake("The sign is still there.", lambda x: x),
+            "turned round": Mistake("Only the sign was to go.", lambda x: -x),
+            "squared": Mistake("A square is not a size.", lambda x: x * x),
+        },
+    )
+    for seed in range(40):  # three draws have one sign on 10 of them, in expectation
+        assert judge(size, abs, seed).status == "right"
+        for name, mistake in size.mistakes.items():
+            assert judge(size, mistake.wrong, seed).mistake == name
 
 
 def test_a_printed_seed_gives_the_printed_inputs(capsys):

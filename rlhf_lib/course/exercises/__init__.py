@@ -45,7 +45,6 @@ class Exercise:
     call: Callable | None = None  # call(answer, *inputs) -> what to compare; by default answer(*inputs)
     rtol: float | None = None  # None: 1e-4, and whole numbers exactly
     atol: float = 1e-5
-    draws: int = 3  # how many inputs a function is tried on
     hint: str = ""  # said when the answer is wrong in no known way
     remark: str = ""  # said when it is right
 
