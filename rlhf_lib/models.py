@@ -28,6 +28,8 @@ def choose_device(device: str | torch.device | None = None) -> torch.device:
     MPS (Apple) is used when it is named. Raises ValueError for a device that this machine does not have.
     """
     name = str(device or os.environ.get("RLHF_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if name == "cuda" and "LOCAL_RANK" in os.environ:  # one of several processes, each of which has a GPU of its own
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
         where = torch.device(name)
     except RuntimeError as error:

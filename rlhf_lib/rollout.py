@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from rlhf_lib import processes
 from rlhf_lib.losses import token_logprobs
 from rlhf_lib.models import Policy, check_length, encode_prompt, encode_text
 
@@ -239,7 +240,8 @@ def pad_left(rows: list[list[int]], pad: int) -> tuple[Tensor, Tensor]:
 def prompt_batch(prompts: Sequence[str], step: int, size: int, seed: int = 0) -> list[str]:
     """The `size` prompts of a step: shuffled passes over all of them, a function of seed and step alone.
 
-    So a resumed run goes on with the very prompts that the interrupted one would have used.
+    So a resumed run goes on with the very prompts that the interrupted one would have used. One of several processes
+    gets its share of them.
     """
     if not prompts:
         raise ValueError("no prompts: give at least one")
@@ -249,7 +251,7 @@ def prompt_batch(prompts: Sequence[str], step: int, size: int, seed: int = 0) ->
         if place == 0 or not batch:
             order = torch.randperm(len(prompts), generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
         batch.append(prompts[order[place]])
-    return batch
+    return processes.share(batch)
 
 
 def pack_bits(flags: Tensor) -> Tensor:

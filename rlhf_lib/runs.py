@@ -27,6 +27,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from rlhf_lib import processes
+
 
 class Run:
     """One training run: its progress bar, its metrics, and, with a directory, its checkpoints.
@@ -44,7 +46,7 @@ class Run:
         self, directory: str | Path | None = None, *, checkpoint_every: int | None = None, progress: bool = True
     ):
         self.directory = None if directory is None else Path(directory)
-        self.checkpoint_every, self.progress = checkpoint_every, progress
+        self.checkpoint_every, self.progress = checkpoint_every, progress and processes.index() == 0
         self.history: list[dict] = []
         self.interrupted = False
         self._objects: dict[str, object] = {}
@@ -58,14 +60,18 @@ class Run:
         RuntimeError while another run is writing to it.
         """
         self._objects = objects
+        for thing in objects.values():
+            if isinstance(thing, nn.Module):
+                processes.synchronise(thing)
         if self.directory is None:
             return
-        self._take_lock()
-        try:
-            self._resume(config)
-        except BaseException:
-            self._release_lock()
-            raise
+        with processes.first_alone():
+            self._take_lock()
+            try:
+                self._resume(config)
+            except BaseException:
+                self._release_lock()
+                raise
 
     def _resume(self, config) -> None:
         settings = json.loads(json.dumps(dataclasses.asdict(config) if config is not None else {}, default=str))
@@ -78,7 +84,8 @@ class Run:
                     f"{self.directory} holds a run with another {', '.join(sorted(differs))}: use another directory, "
                     "or delete this one to start again"
                 )
-        write_text(file, json.dumps(settings, indent=1) + "\n")
+        if processes.index() == 0:
+            write_text(file, json.dumps(settings, indent=1) + "\n")
         self._restore()
 
     def steps(self, count: int) -> Iterator[int]:
@@ -98,11 +105,12 @@ class Run:
                 yield step
                 bar.update(1)
                 last = step + 1 == count
-                stop = self.interrupted = self.interrupted and not last
+                stop = self.interrupted = bool(processes.total(int(self.interrupted))) and not last
                 if stop or last or (self.checkpoint_every and (step + 1) % self.checkpoint_every == 0):
                     self._checkpoint(step + 1)
                 if stop:
-                    print(f"stopped after step {step + 1} of {count}; the result so far can be used")
+                    if processes.index() == 0:
+                        print(f"stopped after step {step + 1} of {count}; the result so far can be used")
                     return
         finally:
             if previous is not None:
@@ -113,13 +121,14 @@ class Run:
     def log(self, step: int, **metrics) -> None:
         """Record a step's metrics (numbers or one-element tensors): in `history`, in metrics.jsonl, on the bar.
 
-        A metric that is None, as the KL without a reference, is left out.
+        A metric that is None, as the KL without a reference, is left out. Of several processes, their mean is recorded,
+        each counting alike.
         """
-        metrics = {k: v for k, v in metrics.items() if v is not None}
-        row = {"step": step} | {k: v.item() if isinstance(v, Tensor) else v for k, v in metrics.items()}
+        metrics = {k: v.item() if isinstance(v, Tensor) else v for k, v in metrics.items() if v is not None}
+        row = {"step": step} | {k: processes.mean(v) for k, v in metrics.items()}
         self.history.append(row)
         self._bar.set_postfix({k: f"{v:.3g}" for k, v in list(row.items())[1:5] if isinstance(v, int | float)})
-        if self.directory is not None:
+        if self.directory is not None and processes.index() == 0:
             with (self.directory / "metrics.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
 
@@ -128,7 +137,7 @@ class Run:
         return [row[name] for row in self.history if name in row]
 
     def _checkpoint(self, step: int) -> None:
-        if self.directory is None:
+        if self.directory is None or processes.index() > 0:
             return
         target, temporary = self.directory / f"checkpoint-{step:08d}", self.directory / "checkpoint.partial"
         try:
@@ -168,11 +177,14 @@ class Run:
             self._start = position["step"]
             kept = metrics.read_text(encoding="utf-8").splitlines()[: position["metrics"]] if metrics.exists() else []
         self.history = [json.loads(line) for line in kept]
-        write_text(metrics, "".join(line + "\n" for line in kept))
+        if processes.index() == 0:
+            write_text(metrics, "".join(line + "\n" for line in kept))
 
     def _take_lock(self) -> None:
         from filelock import FileLock, Timeout
 
+        if processes.index() > 0:
+            return  # process 0 holds it for all
         self.directory.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(self.directory / "lock", timeout=0)
         try:
@@ -200,17 +212,25 @@ class Run:
 
 
 def generator(seed: int, step: int = 0) -> torch.Generator:
-    """A CPU random generator for one step of one seed; different steps are independent of each other."""
-    mixed = (seed * 0x9E3779B97F4A7C15 + step * 0xBF58476D1CE4E5B9 + 0x94D049BB133111EB) % 2**63
-    return torch.Generator().manual_seed(mixed)
+    """A CPU random generator for one step of one seed; steps, and processes, are independent of each other."""
+    return _generator(seed, step, processes.index())
+
+
+def _generator(seed: int, step: int, process: int) -> torch.Generator:
+    mixed = seed * 0x9E3779B97F4A7C15 + step * 0xBF58476D1CE4E5B9 + process * 0xD6E8FEB86659FD93 + 0x94D049BB133111EB
+    return torch.Generator().manual_seed(mixed % 2**63)
 
 
 def shuffled_batches(count: int, size: int, epochs: int, seed: int) -> list[Tensor]:
-    """Index batches over `epochs` shuffled passes through `count` items, a function of the arguments alone."""
+    """Index batches over `epochs` shuffled passes through `count` items, a function of the arguments alone.
+
+    Of several processes, each gets its part of every batch; a last batch with fewer items than processes is left out.
+    """
     if count < 1:
         raise ValueError("nothing to train on: the list of examples is empty")
-    passes = [torch.randperm(count, generator=generator(seed, epoch)) for epoch in range(epochs)]
-    return [batch for order in passes for batch in order.split(size)]
+    passes = [torch.randperm(count, generator=_generator(seed, epoch, 0)) for epoch in range(epochs)]
+    parts = [batch.tensor_split(processes.count()) for order in passes for batch in order.split(size)]
+    return [part[processes.index()] for part in parts if len(part[-1])]
 
 
 def check_finite(step: int, **values: Tensor) -> None:

@@ -1,6 +1,7 @@
 """Small random language models of two kinds, made offline, and the training loops at their smallest."""
 
 import functools
+import importlib
 import os
 from pathlib import Path
 
@@ -10,7 +11,6 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from rlhf_lib import reviews
-from rlhf_lib.algorithms import actor_critic, dpo, group, nlpo, ppo, reinforce, reward_model, sft
 from rlhf_lib.models import Policy, RewardModel, load_model, load_reward_model
 from rlhf_lib.preferences import Ranking
 from rlhf_lib.rewards import Reward, text_reward
@@ -113,35 +113,32 @@ MICRO_PAIRS = [("awful", " but very great", " and bad"), ("bad", " but good", ""
 MICRO_PAIRS.append(("very", " good", " dull and bad"))
 ALGORITHMS = ("sft", "reward_model", "dpo", "reinforce", "group", "actor_critic", "ppo", "nlpo")
 RL = {"steps": 8, "prompts_per_step": 2, "samples_per_prompt": 4, "max_new_tokens": 4, "lr": 1e-2}
+SPECIAL = {
+    "reinforce": {"beta": 0.1},
+    "group": {"epochs": 2},
+    "actor_critic": {"beta": 0.1},
+    "ppo": {"kl_target": 0.01},
+    "nlpo": {"kl_target": 0.01, "top_p": 0.7, "mask_every": 2},  # the fourth step's mask is the third's
+}
 
 
-def train_micro(algorithm: str, run: Run | None = None):
-    """Eight steps of one of the loops; returns (model, run)."""
-    run = run or Run(progress=False)
-    if algorithm == "sft":
-        policy = load_model("micro", device="cpu")
-        return policy, sft.train(policy, MICRO_DEMONSTRATIONS, sft.Config(epochs=4, batch_size=2, lr=1e-2), run)
+def train_micro(algorithm: str, run: Run | None = None, **settings):
+    """One of the loops, for eight steps unless `settings` of its Config say otherwise; returns (model, run)."""
+    run, loop = run or Run(progress=False), importlib.import_module(f"rlhf_lib.algorithms.{algorithm}")
+    if algorithm in ("sft", "reward_model", "dpo"):
+        config = loop.Config(**{"epochs": 4, "batch_size": 2, "lr": 1e-2} | settings)
+    else:
+        config = loop.Config(**RL | SPECIAL.get(algorithm, {}) | settings)
     if algorithm == "reward_model":
         rm = load_reward_model("micro", device="cpu")
-        return rm, reward_model.train(rm, MICRO_RANKINGS, reward_model.Config(epochs=4, batch_size=2, lr=1e-2), run)
-    reference = load_model("micro", device="cpu")
+        return rm, loop.train(rm, MICRO_RANKINGS, config, run)
     policy = load_model("micro", device="cpu", value_head=algorithm in ("actor_critic", "ppo", "nlpo"))
-    prompts = [MICRO_PROMPT, "not very"]
+    reference = load_model("micro", device="cpu")
+    if algorithm == "sft":
+        return policy, loop.train(policy, MICRO_DEMONSTRATIONS, config, run)
     if algorithm == "dpo":
-        return policy, dpo.train(policy, MICRO_PAIRS, reference, dpo.Config(epochs=4, batch_size=2, lr=1e-2), run)
-    if algorithm == "group":
-        return policy, group.train(policy, prompts, micro_reward(), group.Config(**RL, epochs=2), reference, run)
-    if algorithm == "reinforce":
-        config = reinforce.Config(**RL, beta=0.1)
-        return policy, reinforce.train(policy, prompts, micro_reward(), config, reference, run)
-    if algorithm == "actor_critic":
-        config = actor_critic.Config(**RL, beta=0.1)
-        return policy, actor_critic.train(policy, prompts, micro_reward(), config, reference, run)
-    if algorithm == "nlpo":  # the fourth step's mask is the third's
-        config = nlpo.Config(**RL, kl_target=0.01, top_p=0.7, mask_every=2)
-        return policy, nlpo.train(policy, prompts, micro_reward(), config, reference, run)
-    config = ppo.Config(**RL, kl_target=0.01)
-    return policy, ppo.train(policy, prompts, micro_reward(), config, reference, run)
+        return policy, loop.train(policy, MICRO_PAIRS, reference, config, run)
+    return policy, loop.train(policy, [MICRO_PROMPT, "not very"], micro_reward(), config, reference, run)
 
 
 def weights_of(model: torch.nn.Module) -> dict[str, Tensor]:

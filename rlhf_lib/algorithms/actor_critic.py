@@ -13,6 +13,7 @@ from torch import Tensor
 from rlhf_lib.estimators import gae, holistic_rewards
 from rlhf_lib.losses import kl_estimate, policy_gradient_loss, value_loss
 from rlhf_lib.models import Policy
+from rlhf_lib.processes import clip_gradients, weight
 from rlhf_lib.rewards import Reward
 from rlhf_lib.rollout import prompt_batch, sample, score
 from rlhf_lib.runs import Run, check_finite, generator
@@ -85,9 +86,9 @@ def train(
             new = score(policy, rollout[rows])
             actor = policy_gradient_loss(new.logprobs, advantages[rows], mask[rows], denominator=len(rollout))
             error = value_loss(new.values, returns[rows], mask[rows], denominator=mask.sum())
-            (actor + config.value_weight * error).backward()
+            (weight(len(rollout)) * actor + weight(mask.sum()) * config.value_weight * error).backward()
             critic += error.item()
-        norm = torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
+        norm = clip_gradients(parameters, config.max_grad_norm)
         check_finite(step, gradient=norm)
         optimizer.step()
 

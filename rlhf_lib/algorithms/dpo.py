@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rlhf_lib.losses import dpo_loss
 from rlhf_lib.models import Policy
+from rlhf_lib.processes import clip_gradients, weight
 from rlhf_lib.rollout import from_texts, score
 from rlhf_lib.runs import Run, check_finite, shuffled_batches
 
@@ -58,10 +59,10 @@ def train(
             with torch.no_grad():
                 ref = text_logprobs(reference, part)
             loss = dpo_loss(*new, *ref, config.beta) * len(part) / len(batch)
-            loss.backward()
+            (weight(len(batch)) * loss).backward()
             losses.append(loss.detach())
             changes.append((new - ref).detach())
-        norm = torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
+        norm = clip_gradients(parameters, config.max_grad_norm)
         check_finite(step, loss=sum(losses), gradient=norm)
         optimizer.step()
 

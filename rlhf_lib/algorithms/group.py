@@ -16,6 +16,7 @@ from torch import Tensor
 from rlhf_lib.estimators import group_normalize, holistic_rewards, leave_one_out
 from rlhf_lib.losses import kl_estimate, ppo_loss
 from rlhf_lib.models import Policy
+from rlhf_lib.processes import clip_gradients, weight
 from rlhf_lib.rewards import Reward
 from rlhf_lib.rollout import prompt_batch, sample, score
 from rlhf_lib.runs import Run, check_finite, generator
@@ -101,8 +102,8 @@ def train(
                     k3 = torch.where(mask[rows], kl_estimate(new, ref[rows], "k3"), 0.0)
                     loss = loss + config.beta * (share[:, None] * k3).sum() / count
                 optimizer.zero_grad()
-                loss.backward()
-                norms.append(torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm))
+                (weight(count) * loss).backward()
+                norms.append(clip_gradients(parameters, config.max_grad_norm))
                 check_finite(step, loss=loss, gradient=norms[-1])
                 optimizer.step()
 

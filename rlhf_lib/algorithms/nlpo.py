@@ -13,10 +13,10 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from rlhf_lib.algorithms import ppo
-from rlhf_lib.algorithms.ppo import KLPrice, update_metrics
 from rlhf_lib.estimators import gae, holistic_rewards, whiten
 from rlhf_lib.losses import kl_estimate, ppo_loss, value_loss
 from rlhf_lib.models import Policy
+from rlhf_lib.processes import batchwide, clip_gradients, mean, weight
 from rlhf_lib.rewards import Reward
 from rlhf_lib.rollout import prompt_batch, sample, score, unpack_bits
 from rlhf_lib.runs import Run, check_finite, generator
@@ -53,7 +53,7 @@ def train(
         raise ValueError("the reference must not change while the policy trains: load it a second time")
     parameters = [p for p in policy.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(parameters, lr=config.lr, eps=config.adam_eps, fused=True)
-    price = KLPrice(config.beta, config.kl_target, config.kl_gain)
+    price = ppo.KLPrice(config.beta, config.kl_target, config.kl_gain)
     proposals = Proposals(policy, config.top_p, config.top_k, config.temperature)
     run.track(config, policy=policy, optimizer=optimizer, price=price, mask_policy=proposals.model)
 
@@ -77,7 +77,7 @@ def train(
             kl = None if reference is None else kl_estimate(old, score(reference, unmasked).logprobs, "k1")
         rewards = holistic_rewards(scores, mask, kl, price.beta)
         advantages, returns = gae(rewards, values, mask, config.gamma, config.lam)
-        advantages = whiten(advantages, mask) if config.whiten else advantages
+        advantages = batchwide(whiten, advantages, mask) if config.whiten else advantages
 
         updates = []
         for _ in range(config.epochs):
@@ -87,15 +87,15 @@ def train(
                 old_values = None if config.value_clip is None else values[rows]
                 critic = value_loss(new.values, returns[rows], mask[rows], old_values, config.value_clip)
                 optimizer.zero_grad()
-                (actor + config.value_weight * critic).backward()
-                norm = torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
+                (weight(mask[rows].sum()) * (actor + config.value_weight * critic)).backward()
+                norm = clip_gradients(parameters, config.max_grad_norm)
                 check_finite(step, policy_loss=actor, value_loss=critic, gradient=norm)
                 optimizer.step()
-                updates.append(update_metrics(new.logprobs, old[rows], mask[rows], config.clip, critic))
-            if updates[-1]["approx_kl"] > config.max_kl:
+                updates.append(ppo.update_metrics(new.logprobs, old[rows], mask[rows], config.clip, critic))
+            if mean(updates[-1]["approx_kl"]) > config.max_kl:
                 break
 
-        mean_kl = None if kl is None else kl.sum(1).mean().item()
+        mean_kl = None if kl is None else mean(kl.sum(1).mean().item())
         run.log(
             step,
             reward=(scores if scores.dim() == 1 else scores.where(mask, 0).sum(1)).mean(),

@@ -3,7 +3,6 @@
 Written like `reinforce`; the two differ where the algorithms do.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -14,6 +13,7 @@ from torch import Tensor
 from rlhf_lib.estimators import gae, holistic_rewards, whiten
 from rlhf_lib.losses import kl_estimate, ppo_loss, value_loss
 from rlhf_lib.models import Policy
+from rlhf_lib.processes import batchwide, clip_gradients, mean, weight
 from rlhf_lib.rewards import Reward
 from rlhf_lib.rollout import prompt_batch, sample, score
 from rlhf_lib.runs import Run, check_finite, generator
@@ -34,7 +34,7 @@ class Config:
     whiten: bool = True  # advantages to mean 0 and standard deviation 1 over the roll-out's actions
     epochs: int = 4  # passes over each roll-out
     minibatches: int = 2  # updates a pass
-    max_kl: float = math.inf  # nats a token from the policy that sampled; a pass that ends beyond it is the last
+    max_kl: float = float("inf")  # nats a token from the policy that sampled; a pass that ends beyond it is the last
     clip: float = 0.2  # the ratio earns nothing beyond 1 ± clip; infinite: it may earn anything
     value_clip: float | None = None  # the same for values; None does not clip
     value_weight: float = 0.1  # of the value loss beside the policy loss
@@ -88,7 +88,7 @@ def train(
             kl = None if reference is None else kl_estimate(old, score(reference, rollout).logprobs, "k1")
         rewards = holistic_rewards(scores, mask, kl, price.beta)
         advantages, returns = gae(rewards, values, mask, config.gamma, config.lam)
-        advantages = whiten(advantages, mask) if config.whiten else advantages
+        advantages = batchwide(whiten, advantages, mask) if config.whiten else advantages
 
         updates = []
         for _ in range(config.epochs):
@@ -98,15 +98,15 @@ def train(
                 old_values = None if config.value_clip is None else values[rows]
                 critic = value_loss(new.values, returns[rows], mask[rows], old_values, config.value_clip)
                 optimizer.zero_grad()
-                (actor + config.value_weight * critic).backward()
-                norm = torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
+                (weight(mask[rows].sum()) * (actor + config.value_weight * critic)).backward()
+                norm = clip_gradients(parameters, config.max_grad_norm)
                 check_finite(step, policy_loss=actor, value_loss=critic, gradient=norm)
                 optimizer.step()
                 updates.append(update_metrics(new.logprobs, old[rows], mask[rows], config.clip, critic))
-            if updates[-1]["approx_kl"] > config.max_kl:
+            if mean(updates[-1]["approx_kl"]) > config.max_kl:
                 break
 
-        mean_kl = None if kl is None else kl.sum(1).mean().item()
+        mean_kl = None if kl is None else mean(kl.sum(1).mean().item())
         run.log(
             step,
             reward=(scores if scores.dim() == 1 else scores.where(mask, 0).sum(1)).mean(),

@@ -13,6 +13,7 @@ from torch import Tensor
 from rlhf_lib.estimators import holistic_rewards, leave_one_out, reward_to_go
 from rlhf_lib.losses import kl_estimate, policy_gradient_loss
 from rlhf_lib.models import Policy
+from rlhf_lib.processes import clip_gradients, weight
 from rlhf_lib.rewards import Reward
 from rlhf_lib.rollout import Rollout, prompt_batch, sample, score
 from rlhf_lib.runs import Run, check_finite, generator
@@ -91,8 +92,8 @@ def train(
         for rows in torch.arange(len(rollout)).split(config.microbatch):
             logprobs = score(policy, rollout[rows]).logprobs
             loss = policy_gradient_loss(logprobs, weights[rows], rollout.mask[rows], denominator=len(rollout))
-            loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
+            (weight(len(rollout)) * loss).backward()
+        norm = clip_gradients(parameters, config.max_grad_norm)
         check_finite(step, gradient=norm)
         optimizer.step()
 

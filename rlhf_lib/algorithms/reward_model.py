@@ -10,6 +10,7 @@ from torch import Tensor
 from rlhf_lib.losses import bradley_terry_loss, plackett_luce_loss
 from rlhf_lib.models import RewardModel, dropout
 from rlhf_lib.preferences import Ranking, ordered_pairs
+from rlhf_lib.processes import clip_gradients, total, weight
 from rlhf_lib.runs import Run, check_finite, generator, shuffled_batches
 
 
@@ -36,9 +37,8 @@ def train(rm: RewardModel, rankings: Sequence[Ranking], config: Config | None = 
     config, run = config or Config(), run or Run()
     if config.loss == "plackett_luce" and len({len(ranking.texts) for ranking in rankings}) > 1:
         raise ValueError("plackett_luce needs rankings of one length: use bradley_terry for rankings of several")
-    optimizer = torch.optim.AdamW(
-        [p for p in rm.parameters() if p.requires_grad], lr=config.lr, weight_decay=config.weight_decay, fused=True
-    )
+    parameters = [p for p in rm.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay, fused=True)
     groups: dict[tuple[str, ...], list[Ranking]] = {}
     for ranking in rankings:
         groups.setdefault(ranking.texts, []).append(ranking)
@@ -52,24 +52,26 @@ def train(rm: RewardModel, rankings: Sequence[Ranking], config: Config | None = 
         with dropout(rm, config.dropout, seed=generator(config.seed, step).initial_seed()):
             scores = rm.score_ids(rm.encode([text for group in batch for text in group[0].texts]))
         chosen, rejected = (side.to(scores.device) for side in _pairs(batch))
-        if len(chosen) == 0:
+        if total(len(chosen)) == 0:
             continue  # nothing but ties
         if config.loss == "plackett_luce":
             ranks = torch.tensor([ranking.ranks for group in batch for ranking in group], device=scores.device)
             people = torch.tensor([len(group) for group in batch], device=scores.device)
+            counted = len(ranks)
             loss = plackett_luce_loss(scores.view(len(batch), -1).repeat_interleave(people, 0), ranks)
         else:
-            loss = bradley_terry_loss(scores[chosen], scores[rejected])
+            counted = len(chosen)  # 0 where another process has all that was decided
+            loss = bradley_terry_loss(scores[chosen], scores[rejected]) if counted else 0 * scores.sum()
 
         optimizer.param_groups[0]["lr"] = config.lr * min(
             (step + 1) / rise, (len(batches) - step) / max(1, len(batches) - rise)
         )
         optimizer.zero_grad()
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(rm.parameters(), config.max_grad_norm)
+        (weight(counted) * loss).backward()
+        norm = clip_gradients(parameters, config.max_grad_norm)
         check_finite(step, loss=loss, gradient=norm)
         optimizer.step()
-        run.log(step, loss=loss, accuracy=(scores[chosen] > scores[rejected]).float().mean())
+        run.log(step, loss=loss, accuracy=(scores[chosen] > scores[rejected]).sum() / max(1, len(chosen)))
     return run
 
 

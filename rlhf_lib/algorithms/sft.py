@@ -7,6 +7,7 @@ import torch
 
 from rlhf_lib.losses import sft_loss
 from rlhf_lib.models import Policy
+from rlhf_lib.processes import clip_gradients, weight
 from rlhf_lib.rollout import from_texts, score
 from rlhf_lib.runs import Run, check_finite, shuffled_batches
 
@@ -43,9 +44,9 @@ def train(
         optimizer.zero_grad()
         for part in parts:
             share = sft_loss(score(policy, part).logprobs, part.mask, denominator=tokens)
-            share.backward()
+            (weight(tokens) * share).backward()
             loss += share.detach()
-        norm = torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
+        norm = clip_gradients(parameters, config.max_grad_norm)
         check_finite(step, loss=loss, gradient=norm)
         optimizer.step()
         run.log(step, loss=loss, grad_norm=norm)
