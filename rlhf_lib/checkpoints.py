@@ -65,7 +65,7 @@ def load_lm(name: str | Path, dtype: torch.dtype | None = None) -> tuple[nn.Modu
 
 @contextmanager
 def _no_progress_bars() -> Iterator[None]:
-    """Spare the reader transformers' bar over a second of loading weights."""
+    """Spare the reader transformers' bar over a second of loading or writing weights."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()
@@ -173,7 +173,8 @@ def save(model: nn.Module, path: str | Path, manifest: dict, head: nn.Linear | N
     if manifest["lora"] and manifest["base"] == str(path.resolve()):
         raise ValueError(f"{path} holds the model that these adapters belong to: save them in a folder of their own")
     path.mkdir(parents=True, exist_ok=True)
-    model.lm.save_pretrained(path)
+    with _no_progress_bars():
+        model.lm.save_pretrained(path)
     pad = tokenizer.pad_token
     if pad not in tokenizer.added_tokens_encoder:  # a word that stands in as pad: in a file it would become special,
         tokenizer.pad_token = None  # and whoever loads it would cut it out of every text

@@ -1,7 +1,7 @@
 """Several processes, one training run: each samples and scores its share of the batch, and gradients are added up.
 
-    accelerate launch --num_processes 2 -m rlhf_lib.cli train group ...                     on two GPUs
-    torchrun --standalone --nproc-per-node 2 -m rlhf_lib.cli train group ...                on two cores
+    accelerate launch --num_processes 2 -m rlhf_lib.cli train rloo ...                 on two GPUs
+    torchrun --standalone --nproc-per-node 2 -m rlhf_lib.cli train rloo ...            on two cores
 
 Accelerate connects the processes that either of the two starts. Started in any other way a run is alone, and every
 function here gives back what it was given.

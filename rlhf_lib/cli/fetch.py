@@ -1,30 +1,11 @@
-"""The command `rlhf`: one subcommand a function, added to the parser by the function that defines it."""
+"""`rlhf fetch [ratings] [smollm2] [--verify]`: download what is missing and print where it is."""
 
 import argparse
-import sys
-from collections.abc import Sequence
 
 from rlhf_lib import assets
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run `rlhf` with these arguments (default: the command line's); return the exit status."""
-    parser = argparse.ArgumentParser(prog="rlhf", description="Tools of the course on RL from human feedback.")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    add_fetch(commands)
-    arguments = parser.parse_args(argv)
-    try:
-        return arguments.run(arguments)
-    except assets.AssetError as error:
-        print(f"rlhf: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("rlhf: stopped", file=sys.stderr)
-        return 130
-
-
-def add_fetch(commands: argparse._SubParsersAction) -> None:
-    """`rlhf fetch [ratings] [smollm2] [--verify]`: download what is missing and print where it is."""
+def add_to(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "fetch",
         help="download the ratings (default) or SmolLM2 into the cache",
@@ -45,7 +26,3 @@ def add_fetch(commands: argparse._SubParsersAction) -> None:
         return 0
 
     parser.set_defaults(run=run)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
