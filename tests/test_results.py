@@ -60,7 +60,7 @@ def test_another_scale_keeps_runs_of_its_own_and_borrows_the_tiny_models_until_t
 @pytest.mark.slow
 def test_one_seed_of_lesson_10_comes_out_the_same_again(rated):
     """The same first step; rounding then grows with every update, so of the end only the outcome is compared."""
-    stored, again = results.load("10_rlhf"), experiments.rlhf(0)
+    stored, again = results.load("10_rlhf"), experiments.lesson_10.rlhf(0)
     assert again["curve_reward"][0] == pytest.approx(stored["curve_reward"][0][0], abs=0.05)
     spread = max(stored["RLHF"]["judge"]) - min(stored["RLHF"]["judge"])
     assert again["RLHF"]["judge"] == pytest.approx(stored["RLHF"]["judge"][0], abs=max(0.3, 2 * spread))
@@ -70,7 +70,7 @@ def test_one_seed_of_lesson_10_comes_out_the_same_again(rated):
 @pytest.mark.slow
 def test_one_draw_of_lesson_01_comes_out_the_same_again(rated):
     """A forward pass and no training, so that platforms differ by rounding alone."""
-    stored, again = results.load("01_buttons"), experiments.buttons(0)
+    stored, again = results.load("01_buttons"), experiments.lesson_01.buttons(0)
     assert again == {key: pytest.approx(stored[key][0], rel=1e-2) for key in again}
 
 
@@ -78,7 +78,7 @@ def test_one_draw_of_lesson_01_comes_out_the_same_again(rated):
 def test_one_row_of_lesson_12_comes_out_the_same_again(rated):
     """Sampling and no training; a rounding error may still tip a word over, and the texts that follow it."""
     stored, policy = results.load("12_nlpo")["supervised"], stages.sft_policy()
-    for way, measures in experiments.nlpo_row(policy, policy, 0).items():
+    for way, measures in experiments.lesson_12.nlpo_row(policy, policy, 0).items():
         for name, value in measures.items():
             assert value == pytest.approx(stored[way][name][0], rel=0.15, abs=0.15)
 
@@ -94,7 +94,7 @@ def test_one_run_of_lesson_11_comes_out_the_same_again():
 def test_one_point_of_lesson_08_comes_out_the_same_again(rated):
     """300 noisy labels, so that rounding errors grow: within what other seeds gave, and a little more."""
     stored = results.load("08_feedback")["pre-trained"]
-    again = experiments.feedback_point(experiments.writers(0)["pre-trained"], 0)
+    again = experiments.lesson_08.feedback_point(experiments.shared.writers(0)["pre-trained"], 0)
     for test, values in stored.items():
         assert again[test] == pytest.approx(values[0], abs=max(0.05, max(values) - min(values)))
 
@@ -104,7 +104,7 @@ def test_one_row_of_lesson_13_comes_out_the_same_again(rated):
     """Sampling and no training; a rounding error may tip a word over, and which of ten is the best."""
     stored, again = (
         results.load("13_direct")["table"]["best of 10"],
-        experiments.best_of_ten(reviews.openings("test", limit=48), 0),
+        experiments.lesson_13.best_of_ten(reviews.openings("test", limit=48), 0),
     )
     assert again["KL"] == pytest.approx(stored["KL"][0], rel=1e-5)
     for name in ("reward", "judge", "tokens"):
@@ -115,8 +115,8 @@ def test_one_row_of_lesson_13_comes_out_the_same_again(rated):
 def test_one_proxy_of_lesson_14_comes_out_the_same_again(rated):
     """A reward model of 25 pairs: rounding errors grow in training, so within what other seeds gave, and a little."""
     stored = results.load("14_hacking")["25 pairs"]["correlation"]
-    texts = experiments.texts_to_choose_from(0)
-    models = experiments.small_proxy(25, 0), stages.panel_reward_model()
+    texts = experiments.lesson_14.texts_to_choose_from(0)
+    models = experiments.lesson_14.small_proxy(25, 0), stages.panel_reward_model()
     with torch.no_grad():
         again = torch.corrcoef(torch.stack([model(texts) for model in models]))[0, 1].item()
     assert again == pytest.approx(stored[0], abs=max(0.05, max(stored) - min(stored)))
@@ -126,12 +126,14 @@ def test_best_of_is_the_mean_over_all_sets():
     scores, values = torch.tensor([[0.3, 2.0, -1.0, 0.7]]), torch.tensor([[5.0, 1.0, 4.0, 2.0]])
     for n in (1, 2, 3, 4):
         best = [values[0, max(some, key=scores[0].__getitem__)].item() for some in itertools.combinations(range(4), n)]
-        assert experiments.best_of(scores, values, n) == pytest.approx(sum(best) / len(best))
+        assert experiments.lesson_14.best_of(scores, values, n) == pytest.approx(sum(best) / len(best))
 
 
 @pytest.mark.slow
 def test_one_run_of_lesson_07_comes_out_the_same_again(rated):
     """The same first step; rounding errors then grow, so of the end only the level is compared."""
-    stored, pupil = results.load("07_sft")["curves"]["pre-trained"][0], experiments.writers(0)["pre-trained"]
-    again = experiments.clone(pupil, experiments.demonstrators(0)["good"], 0, experiments.RATES["pre-trained"])
+    stored, pupil = results.load("07_sft")["curves"]["pre-trained"][0], experiments.shared.writers(0)["pre-trained"]
+    again = experiments.lesson_07.clone(
+        pupil, experiments.lesson_07.demonstrators(0)["good"], 0, experiments.lesson_07.RATES["pre-trained"]
+    )
     assert again[0] == pytest.approx(stored[0], abs=0.02) and again[-1] == pytest.approx(stored[-1], abs=0.1)

@@ -46,7 +46,7 @@ def test_its_probabilities_are_calibrated(held_out, scores):
 def test_a_stored_point_of_the_learning_curve_comes_out_the_same_again(rated):
     """Equal on the platform that made it; elsewhere, within the spread that seeds have."""
     stored = results.load("09_learning_curve")["one person"]["100"]
-    again = experiments.learning_point(100, "random", seed=results.SEEDS[0])
+    again = experiments.lesson_09.learning_point(100, "random", seed=results.SEEDS[0])
     assert again == pytest.approx(stored[0], abs=max(0.02, max(stored) - min(stored)))
 
 

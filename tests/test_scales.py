@@ -41,7 +41,7 @@ def few(monkeypatch, tmp_path, kept, rated):
         monkeypatch.setattr(stages, name, value)
     for name in ("RLHF", "PPO", "NLPO", "HACK"):
         monkeypatch.setattr(experiments, name, replace(getattr(experiments, name), prompts_per_step=2))
-    rivals = {name: replace(config, prompts_per_step=2) for name, config in experiments.RIVALS.items()}
+    rivals = {name: replace(config, prompts_per_step=2) for name, config in experiments.lesson_13.RIVALS.items()}
     monkeypatch.setattr(experiments, "RIVALS", rivals)
 
 

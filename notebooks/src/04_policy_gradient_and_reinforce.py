@@ -552,7 +552,7 @@ for step in times:
 # (`python -m rlhf_lib.course.results 04` made them). Here is yours, thick, among them.
 
 # %%
-stored, yours = results.load("04_reinforce"), experiments.gauges(diary, start)
+stored, yours = results.load("04_reinforce"), experiments.lesson_04.gauges(diary, start)
 fig, axes = show.new_figure("step", panels=3, size=(10.5, 3.2))
 for ax, (name, curve) in zip(axes, yours.items(), strict=True):
     for other in stored[name]:

@@ -76,7 +76,7 @@ my_cloning_loss = check("07.1", my_cloning_loss)
 # `losses.sft_loss` averages them where a mask says so. On the tiny model and three real demonstrations:
 
 # %%
-pupils = experiments.writers(seed=4)  # the tiny model: with random weights, pre-trained, fine-tuned (SFT)
+pupils = experiments.shared.writers(seed=4)  # the tiny model: with random weights, pre-trained, fine-tuned (SFT)
 base = pupils["pre-trained"]
 batch = rollout.from_texts(base, demonstrations[:3])
 with torch.no_grad():
@@ -481,8 +481,11 @@ assert abs(bits - known) < 1e-3 and unknown > known + 0.5
 
 # %%
 stored = results.load("07_sft")
-data, pupils = experiments.demonstrators(seed=4), experiments.writers(seed=4)
-live = {name: experiments.clone(pupils[name], data["good"], 4, rate) for name, rate in experiments.RATES.items()}
+data, pupils = experiments.lesson_07.demonstrators(seed=4), experiments.shared.writers(seed=4)
+live = {
+    name: experiments.lesson_07.clone(pupils[name], data["good"], 4, rate)
+    for name, rate in experiments.lesson_07.RATES.items()
+}
 
 # %%
 fig = show.curves(stored["curves"], "step (32 demonstrations each)", "loss, nats a token", size=(7.5, 4.2))
@@ -510,14 +513,14 @@ assert runs.paired_interval([c[-1] for c in last], [c[0] for c in first])[1] > 0
 # %%
 prompts = [*reviews.openings("validation", limit=3), reviews.LECTURE_OPENING]
 said = {}
-for name in experiments.RATES:
+for name in experiments.lesson_07.RATES:
     texts = rollout.sample(pupils[name], prompts, max_new_tokens=24, generator=runs.generator(2))
     said[f"{name} → SFT"] = texts.completions()
 show.text_samples(prompts, said)
 
 # %%
 unseen, rows = stored["perplexity"], []
-for name in experiments.RATES:
+for name in experiments.lesson_07.RATES:
     before, after = runs.mean_interval(unseen[name]), runs.mean_interval(unseen[f"{name} → SFT"])
     rows.append((name, f"{before[0]:,.0f}", "{:,.0f} ({:,.0f} to {:,.0f})".format(*after)))
 caption = "Perplexity of unseen demonstrations (95 %, 4 runs)"

@@ -28,7 +28,7 @@ stages.SCALE = "tiny"  # "smol" runs the same cells on SmolLM2; better on a GPU
 # policy does, $K$ for each prompt: *"agent explores multiple ways of doing a task"*. For our task:
 
 # %%
-writers = experiments.writers()  # the tiny model: with random weights, pre-trained, fine-tuned (SFT)
+writers = experiments.shared.writers()  # the tiny model: with random weights, pre-trained, fine-tuned (SFT)
 policy, judge = writers["SFT"], stages.judge()
 openings = reviews.openings("validation", limit=32)
 K = 4
@@ -495,7 +495,7 @@ show.table(rows, ["writer", "mean score", f"best of {K}", "two models order alik
 
 # %%
 stored = results.load("08_feedback")
-live = experiments.feedback_point(writers["SFT"], seed=8)
+live = experiments.lesson_08.feedback_point(writers["SFT"], seed=8)
 tests = {"people": "real people, real sentences", "SFT texts": "the judge, the SFT policy's texts"}
 told = "{:+.3f} ({:+.3f} to {:+.3f})".format
 rows = []
@@ -541,7 +541,7 @@ for test in tests:
 DEMONSTRATION, PREFERENCE = 200, 20  # dollars a turn
 assert 10_000 * DEMONSTRATION == 100_000 * PREFERENCE == 2_000_000
 print(f"Llama 2: ${25e6 / 1.4e6:.1f} a label; at the lecture's price ${1.4e6 * PREFERENCE / 1e6:.0f} M")
-config = experiments.RLHF  # lesson 10's RLHF run on the tiny model
+config = experiments.shared.RLHF  # lesson 10's RLHF run on the tiny model
 samples = config.steps * config.prompts_per_step * config.samples_per_prompt
 print(f"lesson 10's run: {samples:,} texts; judged by people ${samples * PREFERENCE:,}, for one seed of a tiny model")
 

@@ -506,7 +506,7 @@ my_temperature = check("09.4", my_temperature)
 # %%
 stored = results.load("09_learning_curve")
 people = sum(map(len, train.ratings)) / len(train)  # a panel's size
-live = {n: experiments.learning_point(n, "random", seed=8) for n in (100,)}  # one more seed, now
+live = {n: experiments.lesson_09.learning_point(n, "random", seed=8) for n in (100,)}  # one more seed, now
 PRICE = 20
 
 

@@ -451,7 +451,7 @@ def with_and_without(kinds):
 
 
 show.figure(
-    with_and_without({"no price (lesson 04), four runs": free, f"β = {experiments.CURE}, four runs": priced}),
+    with_and_without({"no price (lesson 04), four runs": free, f"β = {experiments.lesson_10.CURE}, four runs": priced}),
     alt="With a price the score rises less and the perplexity ends below where it began; without one it grows several "
     "times over. distinct-2 falls in all runs, and less with a price.",
 )
@@ -470,7 +470,7 @@ for name in ("score", "perplexity", "distinct-2"):
     rows.append((name, f"{start:.2f}", *["{:.2f} ({:.2f} to {:.2f})".format(*interval) for interval in intervals]))
 show.table(
     rows,
-    ["last 5 steps", "at the start", "no price", f"β = {experiments.CURE}"],
+    ["last 5 steps", "at the start", "no price", f"β = {experiments.lesson_10.CURE}"],
     caption="Means of 4 runs (of perplexities the geometric one), 95 % intervals",
 )
 assert all(without > with_price for without, with_price in zip(late(free, "score"), late(priced, "score"), strict=True))
@@ -555,7 +555,7 @@ def mine(policy, reward, reference, config):
 from dataclasses import replace
 
 prompts = reviews.openings("train")
-config = replace(experiments.RLHF, steps=12, seed=4)  # the recipe of the stored runs below, eight steps shorter
+config = replace(experiments.shared.RLHF, steps=12, seed=4)  # the recipe of the stored runs below, eight steps shorter
 print(config)
 policy = stages.sft_policy()
 run = reinforce.train(policy, prompts, reward, config, reference=sft_policy)
@@ -567,7 +567,7 @@ run = reinforce.train(policy, prompts, reward, config, reference=sft_policy)
 # %%
 stored = results.load("10_rlhf")
 curves = {
-    "stored runs, panel's reward model": (list(range(experiments.RLHF.steps)), stored["curve_reward"]),
+    "stored runs, panel's reward model": (list(range(experiments.shared.RLHF.steps)), stored["curve_reward"]),
     "this run, your reward model": (list(range(len(run.history))), run.column("reward")),
 }
 show.figure(
@@ -575,7 +575,7 @@ show.figure(
     alt="Reward against training step: the stored runs and this run rise together.",
 )
 kls = {
-    "stored runs": (list(range(experiments.RLHF.steps)), stored["curve_kl"]),
+    "stored runs": (list(range(experiments.shared.RLHF.steps)), stored["curve_kl"]),
     "this run": (list(range(len(run.history))), run.column("kl")),
 }
 show.figure(
@@ -597,19 +597,21 @@ show.figure(
 judge = stages.judge()
 test_prompts = reviews.openings("test", limit=24)
 policies = {"base": stages.base_model(), "SFT": sft_policy, "RLHF": policy}
-report = {name: experiments.examine(one, test_prompts, reward, judge, sft_policy) for name, one in policies.items()}
+report = {
+    name: experiments.shared.examine(one, test_prompts, reward, judge, sft_policy) for name, one in policies.items()
+}
 show.table(
-    [(name, *[row[key] for key in experiments.MEASURES]) for name, row in report.items()],
-    ["policy", *experiments.MEASURES],
+    [(name, *[row[key] for key in experiments.shared.MEASURES]) for name, row in report.items()],
+    ["policy", *experiments.shared.MEASURES],
     caption="24 openings of the test blocks, 4 samples each, this run",
-    formats=dict.fromkeys(experiments.MEASURES, ".2f"),
+    formats=dict.fromkeys(experiments.shared.MEASURES, ".2f"),
 )
 
 # %% [markdown]
 # And the four stored runs, after all their 20 steps and on 64 openings, RLHF minus SFT:
 
 # %%
-change = {key: runs.paired_interval(stored["RLHF"][key], stored["SFT"][key]) for key in experiments.MEASURES}
+change = {key: runs.paired_interval(stored["RLHF"][key], stored["SFT"][key]) for key in experiments.shared.MEASURES}
 show.table(
     [(key, *interval) for key, interval in change.items()],
     ["RLHF − SFT", "mean", "95 % from", "to"],

@@ -861,13 +861,13 @@ print({word: sum(v == word for v in verdicts.values()) for word in ("worse", "be
 # %%
 openings, reward = reviews.openings("train"), stages.panel_reward_model()
 live_policy = stages.sft_policy(value_head=True)
-short = replace(experiments.PPO, steps=4, seed=7)
+short = replace(experiments.lesson_11.PPO, steps=4, seed=7)
 live = ppo.train(live_policy, openings, reward, short, reference=stages.sft_policy())
 assert max(live.column("first_ratio")) < 1e-3
 
 # %%
 both = {name: stored["curves"][name] for name in ("SFT → PPO", "pre-trained → PPO")}
-lines = {name: (list(range(experiments.PPO.steps)), found["reward"]) for name, found in both.items()}
+lines = {name: (list(range(experiments.lesson_11.PPO.steps)), found["reward"]) for name, found in both.items()}
 lines["SFT → PPO, live"] = (list(range(len(live.history))), live.column("reward"))
 fig = show.curves(lines, "roll-outs of 32 texts", "mean score of the reward model", size=(8, 3.8))
 show.figure(

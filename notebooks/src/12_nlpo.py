@@ -611,7 +611,7 @@ print(
 # %%
 from dataclasses import replace
 
-stored, config = results.load("12_nlpo"), experiments.NLPO
+stored, config = results.load("12_nlpo"), experiments.lesson_12.NLPO
 learner, counted = stages.sft_policy(value_head=True), {"updates": 0, "mask policy": 0}
 
 
@@ -657,7 +657,7 @@ show.table(
 # that the policy wrote. KL is to the policy that training started from.
 
 # %%
-ROWS, MEASURES = list(paper), experiments.NLPO_MEASURES
+ROWS, MEASURES = list(paper), experiments.lesson_12.NLPO_MEASURES
 
 
 def interval(values):

@@ -795,9 +795,9 @@ from dataclasses import replace
 
 stored, sft = results.load("13_direct"), stages.sft_policy()
 live_policy = stages.sft_policy()
-short = replace(experiments.RIVALS["RLOO"], steps=5, seed=7)
+short = replace(experiments.lesson_13.RIVALS["RLOO"], steps=5, seed=7)
 live = group.train(live_policy, reviews.openings("train"), stages.panel_reward_model(), short, reference=sft)
-steps, curves = list(range(15)), {name: stored["curves"][name]["reward"] for name in experiments.RIVALS}
+steps, curves = list(range(15)), {name: stored["curves"][name]["reward"] for name in experiments.lesson_13.RIVALS}
 lines = {name: (steps, torch.tensor(curves[name]).mean(0).tolist()) for name in ("GRPO", "PPO")}  # means of four
 lines = {"RLOO, with its interval": (steps, curves["RLOO"])} | lines
 lines["RLOO, live"] = (list(range(len(live.history))), live.column("reward"))
@@ -811,7 +811,7 @@ assert abs(live.history[0]["kl"]) < 1e-3
 
 # %%
 rivals = stored["table"]
-asked = dict.fromkeys(experiments.RIVALS, "480 scores") | {"SFT": "nothing", "DPO": "240 comparisons"}
+asked = dict.fromkeys(experiments.lesson_13.RIVALS, "480 scores") | {"SFT": "nothing", "DPO": "240 comparisons"}
 asked["best of 10"] = "480 scores, for 48 answers"
 
 
@@ -843,7 +843,7 @@ duels = [(name, "SFT") for name in methods] + [(name, "RLOO") for name in method
 rows = [(f"{a} − {b}", *minus(a, b, "judge"), *minus(a, b, "objective")) for a, b in duels]
 columns = ["difference", "judge (95 %)", "the first is", "reward − 0.1 KL (95 %)", "and by it"]
 show.table(rows, columns, "Paired by seed")
-assert all(minus(name, "SFT", "judge")[1] == "better" for name in (*experiments.RIVALS, "best of 10"))
+assert all(minus(name, "SFT", "judge")[1] == "better" for name in (*experiments.lesson_13.RIVALS, "best of 10"))
 assert all(minus(name, "RLOO", "judge")[1] == "no clear difference" for name in ("GRPO", "PPO", "best of 10"))
 assert runs.paired_interval(rivals["PPO"]["KL"], rivals["RLOO"]["KL"])[1] > 0
 assert minus("DPO", "RLOO", "judge")[1] == "worse" and minus("best of 10", "RLOO", "objective")[1] == "better"

@@ -357,30 +357,17 @@ assert abs(start_slope / (math.sqrt(2) * correlation(ref) * gold_slope(ref, gold
 # ## 4 · Best of n, exactly
 #
 # Lesson 10's filter optimises the proxy too: draw $n$ texts from the reference, keep the one that the proxy likes best.
-# Nothing is trained. Does a filter hack?
-#
-# **Exercise 14.3 · The best of n** (implement · difficulty ●●●○○ · importance ●●●●○ · 15 min)
-#
-# `p` `[N]` holds the texts' probabilities, `scores` `[N]` their proxy scores, some of them equal. Return the
-# probability `[N]` of each text to be the best of `n` independent draws; between draws of equal score a fair lot
-# decides. Start from $P(\text{best score} \le s) = P(\text{score} \le s)^n$. By hand: `p = [0.5, 0.25, 0.25]`,
-# `scores = [0, 1, 1]`, `n = 2` give `[0.25, 0.375, 0.375]`.
-
-
-# %% tags=["exercise"]
-def best_of_n_law(p, scores, n):
-    """Probability of each text to be the best of n draws: [N] -> [N]."""
-    ### BEGIN SOLUTION
-    levels, level = scores.unique(return_inverse=True)  # distinct scores, upwards; which one each text has
-    chance = torch.zeros(len(levels), dtype=p.dtype).index_add(0, level, p)
-    at_most = chance.cumsum(0)
-    below = at_most - chance
-    return (p / chance[level]) * (at_most**n - below**n)[level]
-    ### END SOLUTION
+# Nothing is trained. Does a filter hack? Exercise 13.8 had its distribution: the best score is at most $s$ with
+# probability $P(\text{score} \le s)^n$, and texts of equal score share in proportion to their probabilities.
 
 
 # %%
-best_of_n_law = check("14.3", best_of_n_law)
+def best_of_n_law(p, scores, n):
+    """Probability [N] of each text to be the best of n independent draws from p [N]; a fair lot decides ties."""
+    at_most = (p * (scores <= scores[:, None])).sum(1)
+    tied = (p * (scores == scores[:, None])).sum(1)
+    return p / tied * (at_most**n - (at_most - tied) ** n)
+
 
 # %% [markdown]
 # Its KL to the reference is quoted everywhere as $\log n - \frac{n-1}{n}$ (`best_of_n.kl_bound`). The derivation
@@ -405,6 +392,35 @@ assert abs(rows[-1][-1] + (ref @ three["yes or no"]).log().item()) < 1e-3
 # It is an **upper bound**, and a close one while draws hardly ever tie. Where they do (equal scores, or the same text
 # drawn twice) the filter has less to choose from, and with a yes-or-no reward it can never cost more than
 # $-\log P(\text{yes})$. Who plots such a best-of-n at the bound draws it too far to the right.
+#
+# **Exercise 14.3 · How many tries until the hack wins?** (derive · difficulty ●●○○○ · importance ●●●●○ · 8 min)
+#
+# A draw from the reference is a hack with probability `p`: bad, and yet of a higher proxy than everything that is not
+# one. Return the smallest `n`, a whole number, at which the best of `n` is a hack at least half of the time.
+
+
+# %% tags=["exercise"]
+def tries_until_hacked(p):
+    """The smallest n at which the best of n is a hack with probability 1/2 or more."""
+    ### BEGIN SOLUTION
+    return math.ceil(math.log(1 / 2) / math.log(1 - p))
+    ### END SOLUTION
+
+
+# %%
+tries_until_hacked = check("14.3", tries_until_hacked)
+
+# %%
+favourite = rounded == rounded.max()  # for once, call whatever the proxy likes best a hack
+p = ref[favourite].sum().item()
+n = tries_until_hacked(p)
+share = [best_of_n_law(ref, rounded, tries)[favourite].sum().item() for tries in (n - 1, n)]
+print(f"the proxy's favourite: P = {p:.1e}, and the best of {n - 1:,} in {share[0]:.4f}, of {n:,} in {share[1]:.4f}")
+assert share[0] < 0.5 <= share[1]
+
+# %% [markdown]
+# About $0.7/p$ tries: what the reference hardly ever writes, a filter hardly ever finds. No text becomes more than $n$
+# times likelier than it was.
 #
 # **Exercise 14.4 · Same distance, whose proxy is higher?** (predict · difficulty ●●●○○ · importance ●●●○○ · 5 min)
 #
@@ -686,9 +702,9 @@ ratings = check("14.6", ratings)
 
 # %%
 sft_policy, people, judge = stages.sft_policy(), stages.panel_reward_model(), stages.judge()
-pairs = experiments.labelled_pairs(sft_policy, people, experiments.FEW, seed=4)
+pairs = experiments.shared.labelled_pairs(sft_policy, people, experiments.lesson_14.FEW, seed=4)
 proxy_rm = stages.base_reward_model()
-reward_model.train(proxy_rm, pairs, experiments.LEARNING, runs.Run(progress=False))
+reward_model.train(proxy_rm, pairs, experiments.shared.LEARNING, runs.Run(progress=False))
 first_is_better = [pair.ranks[0] == 0 for pair in pairs]
 rows = [pair.texts if first else pair.texts[::-1] for pair, first in zip(pairs, first_is_better, strict=True)]
 show.table(rows[:4], ["preferred by gold", "to"], caption=f"Four of {len(pairs)} labelled pairs")
@@ -698,10 +714,10 @@ prompts = reviews.openings("test", limit=24)
 how = {"max_new_tokens": 24, "generator": runs.generator(4, 3)}
 sampled = rollout.sample(sft_policy, prompts, samples_per_prompt=8, **how)  # the texts that set the scales
 three_models = {"proxy": proxy_rm, "gold": people, "judge": judge}
-score_of = {name: experiments.in_own_units(model, sampled) for name, model in three_models.items()}
+score_of = {name: experiments.lesson_14.in_own_units(model, sampled) for name, model in three_models.items()}
 
 stored = results.load("14_hacking")
-kinds = [f"{n} pairs" for n in (experiments.FEW, experiments.MORE)]
+kinds = [f"{n} pairs" for n in (experiments.lesson_14.FEW, experiments.lesson_14.MORE)]
 for kind in kinds:
     print("proxy of {}: ρ with gold on SFT texts {:.2f} ({:.2f} to {:.2f})".format(
         kind, *runs.mean_interval(stored[kind]["correlation"])
@@ -735,9 +751,9 @@ def best_of_n_gold(proxy, gold, n):
 best_of_n_gold = check("14.7", best_of_n_gold)
 
 # %% [markdown]
-# (`experiments.best_of` does it for several prompts at once; the stored runs used it.) Now RL against the proxy, at a
-# KL price so low that it hardly counts. It is `reinforce.train`; gold and the judge only look on. The stored runs
-# take 32 steps, yours stops sooner.
+# (`experiments.lesson_14.best_of` does it for several prompts at once; the stored runs used it.) Now RL against the
+# proxy, at a KL price so low that it hardly counts. It is `reinforce.train`; gold and the judge only look on. The
+# stored runs take 32 steps, yours stops sooner.
 #
 # > **Predict before you run.** How much of the proxy's gain will be gold's too, with 25 pairs and with 200? Will gold
 # > turn?
@@ -746,9 +762,9 @@ best_of_n_gold = check("14.7", best_of_n_gold)
 from dataclasses import replace
 
 policy = stages.sft_policy()
-config = replace(experiments.HACK, steps=12, seed=4)
+config = replace(experiments.lesson_14.HACK, steps=12, seed=4)
 print(config)
-live = experiments.overoptimise(policy, score_of, sft_policy, config, runs.Run())
+live = experiments.lesson_14.overoptimise(policy, score_of, sft_policy, config, runs.Run())
 
 
 # %%
@@ -765,7 +781,7 @@ def against_distance(ax, found, look, **options):
 @show.style()
 def over_distance():
     fig, axes = show.new_figure("√KL to the SFT policy", size=(10.5, 4.4), panels=2)
-    tries = [math.sqrt(best_of_n.kl_bound(n)) for n in experiments.TRIES]
+    tries = [math.sqrt(best_of_n.kl_bound(n)) for n in experiments.lesson_14.TRIES]
     looks = [{"name": "proxy", "line": "--", "marker": "s"}, {"name": "gold", "line": "-", "marker": "o"}]
     for ax, kind in zip(axes, kinds, strict=True):
         for look, colour in zip(looks, show.plots.PALETTE[1::-1], strict=True):
@@ -818,7 +834,7 @@ assert late[f"{kinds[1]}, judge"][1] > 0
 # And what about the slope that section 3 promised?
 
 # %%
-rows, reach = [], math.sqrt(best_of_n.kl_bound(experiments.TRIES[-1]))
+rows, reach = [], math.sqrt(best_of_n.kl_bound(experiments.lesson_14.TRIES[-1]))
 for kind in kinds:
     rho = sum(stored[kind]["correlation"]) / 4
     filtered = [run[-1] for run in stored[kind]["best of n"]["gold"]]
@@ -879,7 +895,7 @@ show.table(rows, ["author", *(f"{openings[i]} …" for i in (0, 2))], caption="O
 # | Gao et al. 2022, arXiv 2210.10760: gold over $\sqrt{\mathrm{KL}}$, by number of labels | 2, 7 |
 # | Korbak et al. 2022, arXiv 2205.11275: the optimum is $\pi_\text{ref}\,e^{R/\beta}/Z$ | 2, `tilted` |
 # | $d\,\mathbb{E}[\text{gold}]/d(1/\beta)$ is a covariance; first slope $\sqrt2\,\rho\,\sigma$ | 3, 14.2 |
-# | Beirami et al. 2024, arXiv 2401.01879: KL of best-of-n $\le \log n - \frac{n-1}{n}$ | 4, 14.3 |
+# | Beirami et al. 2024, arXiv 2401.01879: KL of best-of-n $\le \log n - \frac{n-1}{n}$ | 4 |
 # | Coste et al. 2023, arXiv 2310.02743: mean, minimum, mean less spread | 5, `rules` |
 # | Eisenstein et al. 2023, arXiv 2312.09244: shared mistakes survive an ensemble | 5, second column |
 # | Nakano et al. 2021, arXiv 2112.09332, appendix I: every $n$ from $N$ samples | 7, 14.7 |

@@ -20,16 +20,16 @@ MORE_SEEDS = dict.fromkeys(("08", "09"), tuple(range(8)))  # a few labels each: 
 
 # lesson -> (file, one seed's results)
 MAKERS: dict[str, tuple[str, Callable[[int], dict]]] = {
-    "01": ("01_buttons", experiments.buttons),
-    "04": ("04_reinforce", experiments.gibberish),
-    "07": ("07_sft", experiments.cloning),
-    "08": ("08_feedback", experiments.feedback),
-    "09": ("09_learning_curve", experiments.learning_curve),
-    "10": ("10_rlhf", experiments.rlhf_and_gibberish_cured),
-    "11": ("11_ppo", experiments.ppo_and_its_details),
-    "12": ("12_nlpo", experiments.nlpo_table),
-    "13": ("13_direct", experiments.equal_budget),
-    "14": ("14_hacking", experiments.hacking),
+    "01": ("01_buttons", experiments.lesson_01.buttons),
+    "04": ("04_reinforce", experiments.lesson_04.gibberish),
+    "07": ("07_sft", experiments.lesson_07.cloning),
+    "08": ("08_feedback", experiments.lesson_08.feedback),
+    "09": ("09_learning_curve", experiments.lesson_09.learning_curve),
+    "10": ("10_rlhf", experiments.lesson_10.rlhf_and_gibberish_cured),
+    "11": ("11_ppo", experiments.lesson_11.ppo_and_its_details),
+    "12": ("12_nlpo", experiments.lesson_12.nlpo_table),
+    "13": ("13_direct", experiments.lesson_13.equal_budget),
+    "14": ("14_hacking", experiments.lesson_14.hacking),
 }
 
 

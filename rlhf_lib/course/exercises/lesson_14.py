@@ -5,7 +5,7 @@ import math
 
 import torch
 
-from rlhf_lib.course.exercises import Exercise, Mistake, draw_tensor
+from rlhf_lib.course.exercises import Exercise, Mistake, draw_number, draw_tensor
 
 
 # 14.2 the slope of gold
@@ -18,36 +18,13 @@ def _covariance(p, proxy, gold):
     return p @ (gold * (proxy - p @ proxy))
 
 
-# 14.3 the law of the best of n
-def _tied(generator):
-    p = torch.rand(6, generator=generator, dtype=torch.float64) + 0.1
-    scores = torch.tensor([0.0, 1.0, 1.0, 2.0, 2.0, 3.0], dtype=torch.float64)
-    scores = scores[torch.randperm(6, generator=generator)]
-    return p / p.sum(), scores, int(torch.randint(2, 6, (), generator=generator))
+# 14.3 the best of n and a rare hack
+def _rare(generator):
+    return (round(draw_number(generator, 0.01, 0.3), 3),)
 
 
-def _law(p, scores, n):
-    at_most = (p * (scores <= scores[:, None])).sum(1)
-    tied = (p * (scores == scores[:, None])).sum(1)
-    return p / tied * (at_most**n - (at_most - tied) ** n)
-
-
-def _sorted_law(p, scores, n):
-    order = scores.argsort(stable=True)
-    level = p[order].cumsum(0) ** n
-    law = torch.empty_like(p)
-    law[order] = torch.diff(level, prepend=level.new_zeros(1))
-    return law
-
-
-def _level_chance(p, scores, n):
-    at_most = (p * (scores <= scores[:, None])).sum(1)
-    tied = (p * (scores == scores[:, None])).sum(1)
-    return at_most**n - (at_most - tied) ** n
-
-
-def _shared_evenly(p, scores, n):
-    return _level_chance(p, scores, n) / (scores == scores[:, None]).sum(1)
+def _tries(p):
+    return math.ceil(math.log(1 / 2) / math.log(1 - p))
 
 
 # 14.5 the sceptic
@@ -209,42 +186,37 @@ EXERCISES = [
     ),
     Exercise(
         id="14.3",
-        title="The best of n",
-        kind="implement",
-        difficulty=3,
+        title="How many tries until the hack wins?",
+        kind="derive",
+        difficulty=2,
         importance=4,
-        minutes=15,
-        reference=_law,
-        inputs=_tied,
+        minutes=8,
+        reference=_tries,
+        inputs=_rare,
         mistakes={
-            "ties by order": Mistake(
-                "Of texts with equal scores, whichever is sorted last wins every tie. A fair lot should decide: what "
-                "do equal scores share, and in which proportion?",
-                _sorted_law,
+            "in proportion": Mistake(
+                "It looks like 1/(2p): n·p is the expected *number* of hacks among n draws. Two of them in one set win "
+                "it only once.",
+                lambda p: math.ceil(1 / (2 * p)),
             ),
-            "tie not shared": Mistake(
-                "Each text gets the probability that its *score* is the best one; where scores tie, that is counted "
-                "several times, and the sum exceeds 1.",
-                _level_chance,
+            "one expected": Mistake(
+                "After 1/p draws there has been one hack on average, and the best is one in about 63 % of cases.",
+                lambda p: math.ceil(1 / p),
             ),
-            "tie shared evenly": Mistake(
-                "Texts of equal score share their level evenly. The likelier one is drawn more often: in which "
-                "proportion do they share?",
-                _shared_evenly,
+            "all of them": Mistake(
+                "That asks that *every* draw be a hack, pⁿ. It takes a single one to win.",
+                lambda p: math.ceil(math.log(1 / 2) / math.log(p)),
             ),
-            "density formula": Mistake(
-                "That is n · p · P(score ≤ s)^(n−1), which holds for a continuous score; here it does not add up to 1.",
-                lambda p, scores, n: n * p * (p * (scores <= scores[:, None])).sum(1) ** (n - 1),
+            "rounded down": Mistake(
+                "One too few: with that many the hack still loses more often than not.", lambda p: _tries(p) - 1
             ),
-            "worst": Mistake("The lowest score wins.", lambda p, scores, n: _law(p, -scores, n)),
-            "n − 1": Mistake(
-                "That is the best of one draw fewer.",
-                lambda p, scores, n: _law(p, scores, n - 1),
+            "not a whole number": Mistake(
+                "Right so far, and one cannot draw a part of a text: which whole number is the first to do?",
+                lambda p: math.log(1 / 2) / math.log(1 - p),
             ),
         },
-        hint="The best score is s with probability P(≤ s)ⁿ − P(< s)ⁿ; given s, each text of that score is as likely as "
-        "under p.",
-        remark="No text becomes more than n times likelier than it was.",
+        hint="The best of n is no hack only where none of the n draws is one.",
+        remark="About 0.7/p for a small p.",
     ),
     Exercise(
         id="14.4",
