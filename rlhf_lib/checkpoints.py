@@ -4,6 +4,7 @@ Files are Hugging Face's own formats and safetensors, so that loading one never 
 """
 
 import json
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -161,6 +162,7 @@ def _peft():
         import peft
     except ImportError as error:
         raise ImportError("LoRA needs PEFT: pip install 'rlhf-lib[smol]'") from error
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")  # it is PEFT that asks
     return peft
 
 

@@ -102,6 +102,22 @@ class Policy(nn.Module):
         checkpoints.save(self, path, {"kind": "policy", "base": self.name}, self.value_head)
 
 
+class AdaptersOff(Policy):
+    """A policy under LoRA as it was before its adapters: the same weights, with the adapters switched off.
+
+    The reference of a run that trains adapters only, at no memory: its log-probs follow none of the training.
+    """
+
+    def __init__(self, policy: Policy):
+        if not hasattr(policy.lm, "peft_config"):
+            raise ValueError("this policy has no adapters to switch off: load it with lora=, or load a second model")
+        super().__init__(policy.lm, policy.tokenizer, name=policy.name, autocast=policy.autocast)
+
+    def forward(self, ids: Tensor, attention_mask: Tensor, last: int, cache=None) -> tuple[Tensor, Tensor | None]:
+        with self.lm.disable_adapter():
+            return super().forward(ids, attention_mask, last, cache)
+
+
 class RewardModel(nn.Module):
     """A language model's body with one number at its last token: the score of a whole text.
 

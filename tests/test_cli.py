@@ -92,6 +92,17 @@ def test_options_reach_the_algorithm_and_presets_differ(files):
     assert stored["whiten"] is False and stored["kl_target"] == 3.0
 
 
+@pytest.mark.parametrize("algorithm", ["dpo", "ppo", "rloo"])
+def test_adapters_are_what_is_saved_and_their_base_is_the_reference(algorithm, files):
+    assert cli.main(command(algorithm, files, "--lora", "2", "--lr", "0.01")) == 0
+    out, base = files / "out" / "model", load_model("micro")
+    assert (out / "adapter_model.safetensors").is_file() and not (out / "model.safetensors").exists()
+    before, after = (weights_of(model.lm) for model in (base, load_model(out)))
+    kept = {name.replace("base_model.model.", "").replace(".base_layer", ""): w for name, w in after.items()}
+    assert all(torch.equal(kept[name], weights) for name, weights in before.items())
+    assert any(w.any() for name, w in after.items() if "lora_B" in name)
+
+
 def test_the_same_command_resumes_and_more_steps_go_on(files, capsys):
     assert cli.main(command("rloo", files)) == 0
     once = weights_of(load_model(files / "out" / "model"))

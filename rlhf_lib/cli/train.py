@@ -22,7 +22,7 @@ import torch
 from rlhf_lib import preferences, processes, reviews
 from rlhf_lib.algorithms import actor_critic, dpo, group, nlpo, ppo, reinforce, reward_model, sft
 from rlhf_lib.labels import read_labels
-from rlhf_lib.models import Policy, RewardModel, load_model, load_reward_model
+from rlhf_lib.models import AdaptersOff, Policy, RewardModel, load_model, load_reward_model
 from rlhf_lib.rewards import Reward, text_reward, vader
 from rlhf_lib.runs import Run, write_text
 
@@ -143,7 +143,11 @@ def _task(module: types.ModuleType, config, arguments: argparse.Namespace, how: 
         pairs = reviews.demonstrations() if arguments.data is None else _lines(arguments.data, "prompt", "completion")
         return model, lambda **options: module.train(model, pairs, **options)
     priced = module is dpo or config.beta or getattr(config, "kl_target", None)
-    reference = load_model(arguments.reference or arguments.model, **how) if priced or arguments.reference else None
+    reference = None
+    if arguments.lora and not arguments.reference:
+        reference = AdaptersOff(model)
+    elif priced or arguments.reference:
+        reference = load_model(arguments.reference or arguments.model, **how)
     if module is dpo:
         pairs = _lines(arguments.data, "prompt", "chosen", "rejected")
         return model, lambda **options: module.train(model, pairs, reference, **options)

@@ -1,6 +1,6 @@
 """`course.py test [arguments for pytest]`: unit tests, then every lesson, then the slow tests.
 
-Before the lessons the models that they share are trained, unless they are there. Files of tests, and lessons, run side
+Before the lessons SmolLM2 is fetched and the models that they share are trained, unless they are there. Files of tests, and lessons, run side
 by side, a core each: with two, models this small are 1.4 times as fast, not twice. With the path of a test among the
 arguments, only that is run, alone. The closing lines of pytest are repeated at the end.
 """
@@ -15,9 +15,8 @@ from rlhf_lib.paths import lesson_files, project_root
 
 SIDE_BY_SIDE = ["-n", str(min(4, os.cpu_count() or 1)), "--dist", "loadfile"]
 LESSONS = ["--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=300"]
-PREPARATIONS = {  # modules to run before a stage; where one fails, the tests that need it say so
-    "lessons": ["rlhf_lib.course.stages"],
-    "slow tests": ["rlhf_lib.cli", "fetch", "smollm2"],
+PREPARATIONS = {  # modules to run before a stage; where one fails, what needs it says so, or does without
+    "lessons": [["rlhf_lib.cli", "fetch", "smollm2"], ["rlhf_lib.course.stages"]],
 }
 NOTHING_COLLECTED = 5  # pytest's exit status, fine for a stage when -k selects tests of another
 
@@ -56,8 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     results = []
     for title, options in stages(sys.argv[1:] if arguments is None else arguments):
         print(f"\n{title}", flush=True)
-        if title in PREPARATIONS:
-            subprocess.call([sys.executable, "-m", *PREPARATIONS[title]])
+        for preparation in PREPARATIONS.get(title, []):
+            subprocess.call([sys.executable, "-m", *preparation])
         results.append((title, *run_pytest(options)))
     print()
     for title, status, closing_line in results:

@@ -15,6 +15,7 @@ from rlhf_lib.course.experiments import (
     lesson_12,
     lesson_13,
     lesson_14,
+    lesson_16,
     shared,
 )
 
@@ -29,5 +30,6 @@ __all__ = [
     "lesson_12",
     "lesson_13",
     "lesson_14",
+    "lesson_16",
     "shared",
 ]
