@@ -153,7 +153,7 @@ def test_a_named_test_is_all_that_runs():
 def test_the_exit_status_is_bad_if_any_stage_fails_or_nothing_was_tested(monkeypatch, capsys, statuses, expected):
     answers = iter((status, f"closing line {status}") for status in statuses)
     monkeypatch.setattr(test, "stages", lambda arguments: [("unit tests", []), ("lessons", [])])
-    monkeypatch.setattr(test, "PREPARATIONS", {"lessons": ["this"]})
+    monkeypatch.setattr(test, "PREPARATIONS", {"lessons": [["this"]]})
     monkeypatch.setattr(test, "run_pytest", lambda arguments: next(answers))
     monkeypatch.chdir(project_root())
     assert test.main([]) == expected

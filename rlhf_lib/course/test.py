@@ -1,8 +1,8 @@
 """`course.py test [arguments for pytest]`: unit tests, then every lesson, then the slow tests.
 
-Before the lessons SmolLM2 is fetched and the models that they share are trained, unless they are there. Files of tests, and lessons, run side
-by side, a core each: with two, models this small are 1.4 times as fast, not twice. With the path of a test among the
-arguments, only that is run, alone. The closing lines of pytest are repeated at the end.
+Before the lessons SmolLM2 is fetched and the models that they share are trained, unless they are there. Files of tests,
+and lessons, run side by side, a core each: with two, models this small are 1.4 times as fast, not twice. With the path
+of a test among the arguments, only that is run, alone. The closing lines of pytest are repeated at the end.
 """
 
 import os
