@@ -25,7 +25,8 @@ class Rollout:
     T the longest; the end token is an action and is masked in. logprobs [B, T]: of the distribution sampled from, 0
     where the mask is False. finished [B] bool: the end token was drawn, at the last step included. temperature: 0 is
     greedy. samples_per_prompt: rows of a prompt are contiguous. allowed: uint8 [B, T, ⌈V/8⌉], one bit an action, or
-    None. tokenizer: turns ids into text. Indexing (a slice, a tensor, a list) picks rows.
+    None. tokenizer: turns ids into text. observed [B, T] bool or None: tokens between the actions that were read, not
+    drawn, such as a game's answers. Indexing (a slice, a tensor, a list) picks rows.
     """
 
     prompt_ids: Tensor
@@ -38,6 +39,7 @@ class Rollout:
     samples_per_prompt: int = 1
     allowed: Tensor | None = None
     tokenizer: object = None
+    observed: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -50,6 +52,11 @@ class Rollout:
         return replace(self, **{key: value[rows] for key, value in tensors.items() if isinstance(value, Tensor)})
 
     @property
+    def real(self) -> Tensor:
+        """bool [B, T]: the tokens that are no padding."""
+        return self.mask if self.observed is None else self.mask | self.observed
+
+    @property
     def lengths(self) -> Tensor:
         """Number of generated tokens [B], the end token included."""
         return self.mask.sum(1)
@@ -57,7 +64,7 @@ class Rollout:
     def sequences(self) -> list[list[int]]:
         """Token ids of each row, prompt and completion without any padding."""
         ids = torch.cat([self.prompt_ids, self.tokens], 1).tolist()
-        keep = torch.cat([self.prompt_mask, self.mask], 1).tolist()
+        keep = torch.cat([self.prompt_mask, self.real], 1).tolist()
         return [[i for i, k in zip(row, flags, strict=True) if k] for row, flags in zip(ids, keep, strict=True)]
 
     def prompts(self) -> list[str]:
@@ -66,9 +73,9 @@ class Rollout:
 
     def completions(self) -> list[str]:
         """The completions as text, special tokens left out, each with the space that parts it from its prompt."""
-        own, prompts = self._text(self.tokens, self.mask), self.prompts()
+        own, prompts = self._text(self.tokens, self.real), self.prompts()
         # some tokenizers decode a first word without its space, so the completion is cut out of the whole text
-        whole = self._text(torch.cat([self.prompt_ids, self.tokens], 1), torch.cat([self.prompt_mask, self.mask], 1))
+        whole = self._text(torch.cat([self.prompt_ids, self.tokens], 1), torch.cat([self.prompt_mask, self.real], 1))
         return [
             text[len(prompt) :] if text.startswith(prompt) else alone
             for text, prompt, alone in zip(whole, prompts, own, strict=True)
@@ -158,7 +165,7 @@ def sample(
         uniform = torch.rand(
             len(tokens), generator=generator, dtype=torch.float64, device=generator.device if generator else "cpu"
         )
-        drawn = log_probs.argmax(-1) if temperature == 0 else _draw(log_probs, uniform[rows.to(uniform.device)])
+        drawn = log_probs.argmax(-1) if temperature == 0 else draw(log_probs, uniform[rows.to(uniform.device)])
         tokens[rows, t], mask[rows, t] = drawn, True
         logprobs[rows, t] = log_probs.gather(1, drawn[:, None]).squeeze(1)
         going = drawn != end
@@ -198,7 +205,7 @@ def score(model: Policy, rollout: Rollout) -> Scores:
     """
     device, width = model.device, rollout.tokens.shape[1]
     ids = torch.cat([rollout.prompt_ids, rollout.tokens], 1).to(device)
-    attention = torch.cat([rollout.prompt_mask, rollout.mask], 1).to(device)
+    attention = torch.cat([rollout.prompt_mask, rollout.real], 1).to(device)
     mask, tokens = rollout.mask.to(device), rollout.tokens.to(device)
     logits, values = model(ids[:, :-1], attention[:, :-1], last=width)
     if rollout.temperature not in (0, 1):
@@ -267,7 +274,7 @@ def unpack_bits(packed: Tensor, width: int) -> Tensor:
     return bits.flatten(-2)[..., :width].bool()
 
 
-def _draw(log_probs: Tensor, uniform: Tensor) -> Tensor:
+def draw(log_probs: Tensor, uniform: Tensor) -> Tensor:
     """Inverse-CDF sampling [b]: the first action whose cumulative probability exceeds the uniform number.
 
     In float64 where the device has it, so that a sum over 50,000 actions does not round a rare one away; an action

@@ -1,4 +1,4 @@
-"""Lessons 07 and 10 to 14 on SmolLM2, by the one name that a reader would change: single steps, two layers."""
+"""Lessons 07 and 10 to 15 on SmolLM2, by the one name that a reader would change: single steps, two layers."""
 
 import ast
 from dataclasses import replace
@@ -43,6 +43,7 @@ def few(monkeypatch, tmp_path, kept, rated):
         monkeypatch.setattr(experiments, name, replace(getattr(experiments, name), prompts_per_step=2))
     rivals = {name: replace(config, prompts_per_step=2) for name, config in experiments.lesson_13.RIVALS.items()}
     monkeypatch.setattr(experiments, "RIVALS", rivals)
+    monkeypatch.setattr(experiments.lesson_15, "AGENT", replace(experiments.lesson_15.AGENT, episodes=2))
 
 
 class Unasserted(ast.NodeTransformer):
@@ -53,7 +54,7 @@ class Unasserted(ast.NodeTransformer):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lesson", ["07", "10", "11", "12", "13", "14"])
+@pytest.mark.parametrize("lesson", ["07", "10", "11", "12", "13", "14", "15"])
 def test_a_lessons_cells_run_on_smollm2(lesson, few):
     (file,) = SOURCES.glob(f"{lesson}_*.py")
     source = file.read_text(encoding="utf-8")

@@ -9,7 +9,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from rlhf_lib import show
+from rlhf_lib import games, show
 from rlhf_lib.course.quiz import quiz
 from rlhf_lib.show import display, plots
 
@@ -161,6 +161,28 @@ def test_stepper_walks_an_episode():
     assert stepper.text == "It is good."
     stepper._restart.click()
     assert stepper.words == [] and stepper._undo.disabled
+
+
+def test_a_game_is_played_by_hand():
+    player = show.GamePlayer(games.load("snack"), horizon=4)
+    assert "Put the apple into the oven" in player.html() and not player.done
+    shown = [button.description for button in player._buttons if button.layout.display == ""]
+    assert shown == list(player.game.admissible(0))
+    player._buttons[shown.index("open oven")].click()
+    assert player.commands == ["open oven"] and "You open the oven." in player._page.value
+    player.play("close oven")
+    player._undo.click()
+    player.play("insert apple into oven")
+    assert player.done and player.score == 2 and "score 2. The episode has ended" in player._page.value
+    player.play("look")
+    assert len(player.commands) == 2
+    player._restart.click()
+    assert player.commands == [] and player.score == 0 and player._undo.disabled
+    with pytest.raises(ValueError, match="not admissible"):
+        player.play("dance")
+    for _ in range(4):
+        player.play("look")
+    assert player.done
 
 
 def test_stepper_ends_at_its_horizon():

@@ -8,6 +8,7 @@ import torch
 from rlhf_lib import (
     assets,
     estimators,
+    games,
     labels,
     losses,
     mdp,
@@ -22,6 +23,7 @@ from rlhf_lib import (
 )
 from rlhf_lib.algorithms import (
     actor_critic,
+    agent,
     best_of_n,
     dpo,
     group,
@@ -38,6 +40,7 @@ from rlhf_lib.course.quiz import quiz
 
 __all__ = [
     "actor_critic",
+    "agent",
     "assets",
     "best_of_n",
     "check",
@@ -45,6 +48,7 @@ __all__ = [
     "dpo",
     "estimators",
     "experiments",
+    "games",
     "group",
     "labels",
     "losses",

@@ -30,6 +30,7 @@ MAKERS: dict[str, tuple[str, Callable[[int], dict]]] = {
     "12": ("12_nlpo", experiments.lesson_12.nlpo_table),
     "13": ("13_direct", experiments.lesson_13.equal_budget),
     "14": ("14_hacking", experiments.lesson_14.hacking),
+    "15": ("15_agents", experiments.lesson_15.playing),
     "16": ("16_scaling", experiments.lesson_16.smol_and_trl),
 }
 

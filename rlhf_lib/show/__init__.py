@@ -27,9 +27,10 @@ from rlhf_lib.show.plots import (
     style,
     words_under_sentence,
 )
-from rlhf_lib.show.widgets import Stepper, slider_figure
+from rlhf_lib.show.widgets import GamePlayer, Stepper, slider_figure
 
 __all__ = [
+    "GamePlayer",
     "PairLabeler",
     "RankingLabeler",
     "Stepper",

@@ -135,6 +135,101 @@ class Stepper(Touchable):
         return f"Stepper at {self.text!r}"
 
 
+class GamePlayer(Touchable):
+    """Play a recorded text game by hand: a button for each command that it admits, and what was said so far.
+
+    Args:
+        game: a `games.Game`. horizon: the most turns an episode takes.
+
+    `play(command)`, `undo()` and `restart()` do what the buttons do; `commands`, `state`, `score` and `done` tell where
+    the game stands.
+    """
+
+    def __init__(self, game, horizon: int):
+        self.game, self.horizon, self.commands = game, horizon, []
+        self._lock = threading.RLock()
+        self._page = w.HTML()
+        most = max(len(game.admissible(state)) for state in range(len(game)))
+        self._buttons = [w.Button(layout=w.Layout(width="auto")) for _ in range(most)]
+        for button in self._buttons:
+            button.on_click(lambda pressed: self.play(pressed.description))
+        self._undo = w.Button(description="Undo", tooltip="Take back the last command")
+        self._undo.on_click(lambda _: self.undo())
+        self._restart = w.Button(description="Start again", tooltip="Back to the first turn")
+        self._restart.on_click(lambda _: self.restart())
+        choice = w.Box(self._buttons, layout=w.Layout(flex_flow="row wrap"))
+        self.view = w.VBox([self._page, choice, w.HBox([self._undo, self._restart])])
+        self.refresh()
+
+    @property
+    def turns(self) -> list:
+        """(command, what it did) of each turn so far."""
+        state, steps = 0, []
+        for command in self.commands:
+            steps.append((command, self.game.step(state, command)))
+            state = steps[-1][1].state
+        return steps
+
+    @property
+    def state(self) -> int:
+        return self.turns[-1][1].state if self.commands else 0
+
+    @property
+    def score(self) -> float:
+        return sum(step.reward for _, step in self.turns)
+
+    @property
+    def done(self) -> bool:
+        """Is the game over, or the last turn taken?"""
+        return len(self.commands) == self.horizon or not self.game.admissible(self.state)
+
+    def play(self, command: str) -> None:
+        """Give a command; nothing happens once the episode has ended. ValueError for one that is not admissible."""
+        with self._lock:
+            if not self.done:
+                self.game.step(self.state, command)
+                self.commands.append(command)
+            self.refresh()
+
+    def undo(self) -> None:
+        """Take back the last command."""
+        with self._lock:
+            del self.commands[-1:]
+            self.refresh()
+
+    def restart(self) -> None:
+        """Back to the first turn."""
+        with self._lock:
+            self.commands.clear()
+            self.refresh()
+
+    def refresh(self) -> None:
+        """Write the state into the view."""
+        options = () if self.done else self.game.admissible(self.state)
+        for i, button in enumerate(self._buttons):
+            button.layout.display = "" if i < len(options) else "none"
+            button.description = button.tooltip = options[i] if i < len(options) else ""
+        self._undo.disabled = self._restart.disabled = not self.commands
+        self._page.value = self._state_html()
+
+    def html(self) -> str:
+        """What was said so far and the commands that may follow, without buttons."""
+        options = () if self.done else self.game.admissible(self.state)
+        items = "".join(f"<li><code>{escape(command)}</code></li>" for command in options)
+        return f"{self._state_html()}<p>Admissible commands:</p><ul>{items}</ul>"
+
+    def _state_html(self) -> str:
+        lines = [escape(line) for line in self.game.intro.splitlines()]
+        for command, step in self.turns:
+            lines += [f"<b>&gt; {escape(command)}</b>", escape(step.text)]
+        ending = " The episode has ended." if self.done else ""
+        where = f"Turn {len(self.commands)} of at most {self.horizon}, score {self.score:g}.{ending}"
+        return f'<div role="status" aria-live="polite">{"<br>".join(lines)}<p>{where}</p></div>'
+
+    def __repr__(self) -> str:
+        return f"GamePlayer of {self.game.name!r} after {self.commands}"
+
+
 class _SliderFigure(Touchable):
     """A figure that follows its sliders; see `slider_figure`."""
 

@@ -15,6 +15,7 @@ from rlhf_lib.course.experiments import (
     lesson_12,
     lesson_13,
     lesson_14,
+    lesson_15,
     lesson_16,
     shared,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "lesson_12",
     "lesson_13",
     "lesson_14",
+    "lesson_15",
     "lesson_16",
     "shared",
 ]
