@@ -39,10 +39,11 @@ def few(monkeypatch, tmp_path, kept, rated):
     monkeypatch.setattr(stages, "SCALE", stages.SCALE)  # so that it is put back
     for name, value in {"GROUP": 8, "RATERS": 1, "SFT": replace(stages.SFT, batch_size=8)}.items():
         monkeypatch.setattr(stages, name, value)
-    for name in ("RLHF", "PPO", "NLPO", "HACK"):
-        monkeypatch.setattr(experiments, name, replace(getattr(experiments, name), prompts_per_step=2))
+    for lesson, name in {"shared": "RLHF", "lesson_11": "PPO", "lesson_12": "NLPO", "lesson_14": "HACK"}.items():
+        module = getattr(experiments, lesson)
+        monkeypatch.setattr(module, name, replace(getattr(module, name), prompts_per_step=2))
     rivals = {name: replace(config, prompts_per_step=2) for name, config in experiments.lesson_13.RIVALS.items()}
-    monkeypatch.setattr(experiments, "RIVALS", rivals)
+    monkeypatch.setattr(experiments.lesson_13, "RIVALS", rivals)
     monkeypatch.setattr(experiments.lesson_15, "AGENT", replace(experiments.lesson_15.AGENT, episodes=2))
 
 
