@@ -163,6 +163,11 @@ def test_stepper_walks_an_episode():
     assert stepper.words == [] and stepper._undo.disabled
 
 
+def test_an_interval_is_told_with_a_true_minus():
+    assert show.interval([-1.0, 1.0]) == "0.00 (−12.71 to 12.71)"  # Student's t with one degree of freedom
+    assert show.interval([2.0, 2.0], digits=1) == "2.0 (2.0 to 2.0)"
+
+
 def test_a_game_is_played_by_hand():
     player = show.GamePlayer(games.load("snack"), horizon=4)
     assert "Put the apple into the oven" in player.html() and not player.done

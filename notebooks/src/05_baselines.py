@@ -533,15 +533,10 @@ for seed in range(8):
         measured[name][1].append(steps.var(0).sum().item())
 
 
-def with_interval(values):
-    mean, low, high = runs.mean_interval(values)
-    return f"{mean:.3f} ({low:.3f} to {high:.3f})"
-
-
 rows = []
 for name in baselines:
     multiple, spread = truth[name]
-    rows.append((name, multiple, with_interval(measured[name][0]), spread, with_interval(measured[name][1])))
+    rows.append((name, multiple, show.interval(measured[name][0], 3), spread, show.interval(measured[name][1], 3)))
     assert abs(sum(measured[name][1]) / 8 / spread - 1) < 0.1 and abs(sum(measured[name][0]) / 8 - multiple) < 0.2
 show.table(rows, ["baseline", "mean / ∇J, exact", "measured (95 %)", "variance, exact", "measured (95 %) "])
 
@@ -637,7 +632,7 @@ def measured_ratio(p, seeds=range(8), draws=4000):
 
 
 for trial in (0.2, 0.4, 0.6, 0.8):
-    print(f"p = {trial}: {with_interval(measured_ratio(trial))} times the variance of no baseline")
+    print(f"p = {trial}: {show.interval(measured_ratio(trial), 3)} times the variance of no baseline")
 
 # %% tags=["exercise"]
 even = (
@@ -889,7 +884,7 @@ ends = {label: js[-1].tolist() for label, js in curves.items()}
 rows = []
 for label, finals in ends.items():
     others = [x - y for x, y in zip(finals, ends["leave one out, either scale"], strict=True)]
-    rows.append((label, with_interval(finals), with_interval(others) if any(others) else ""))
+    rows.append((label, show.interval(finals, 3), show.interval(others, 3) if any(others) else ""))
 show.table(rows, ["baseline", "J after 400 texts (95 %)", "minus leave one out (95 %)"])
 stars, plain = (runs.mean_interval(ends[f"none, {scale}"]) for scale in ("1 … 9 stars", "−4 … +4"))
 assert stars[2] < plain[1]

@@ -529,13 +529,8 @@ def braked(diary, max_kl):
     return zip(*ends, strict=True)
 
 
-def with_interval(values, digits=3):
-    mean, low, high = runs.mean_interval(values)
-    return f"{mean:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
-
-
 limits = [(limit, braked(diaries["no clip"], limit)) for limit in (0.003, 0.01, 0.1, 1.0)]
-rows = [(f"{limit:g}", with_interval(kl), with_interval(gain)) for limit, (kl, gain) in limits]
+rows = [(f"{limit:g}", show.interval(kl, 3), show.interval(gain, 3)) for limit, (kl, gain) in limits]
 show.table(rows, ["max_kl", "exact KL (95 %)", "rise of J (95 %)"])
 
 # %% tags=["exercise"]

@@ -683,13 +683,8 @@ show.figure(silent_places(), alt=alt)
 
 
 # %%
-def with_interval(values):
-    mean, low, high = runs.mean_interval(values)
-    return f"{mean:.2f} ({low:.2f} to {high:.2f})".replace("-", "−")
-
-
 for k, name in enumerate(("chosen", "rejected", "P(texts in no pair)", "J", "DPO's loss")):
-    print(f"{name:20} start {seen[0, k].mean():6.2f}   end, 95 %: " + with_interval(seen[-1, k].tolist()))
+    print(f"{name:20} start {seen[0, k].mean():6.2f}   end, 95 %: " + show.interval(seen[-1, k].tolist()))
 best_J, optimum = max(seen[:, 3].mean(1)), (star * in_no_pair).sum(1).mean()
 assert (seen[-1, :2] < 0).all() and seen[-1, 2].mean() > optimum + 0.1
 assert best_J > seen[0, 3].mean() + 0.2 and best_J > seen[-1, 3].mean() + 0.2 and seen[-1, 4].mean() < 0.4
@@ -870,7 +865,7 @@ direct_runs = stored["curves"]["DPO"]
 lines = {name: (list(range(15)), direct_runs[name]) for name in ("chosen", "rejected")}
 fig = show.curves(lines, "update (16 new pairs each)", "change of log π, nats a text", size=(8, 3.4))
 show.figure(fig, alt="On new pairs the chosen and the rejected texts both lose about a nat; their bands overlap.")
-print("new pairs in the right order:", with_interval([sum(seed[1:]) / 14 for seed in direct_runs["accuracy"]]))
+print("new pairs in the right order:", show.interval([sum(seed[1:]) / 14 for seed in direct_runs["accuracy"]]))
 assert all(sum(seed[-5:]) < 0 for name in ("chosen", "rejected") for seed in direct_runs[name])
 
 # %% [markdown]

@@ -446,17 +446,12 @@ show.figure(
 
 
 # %%
-def with_interval(values):
-    mean, low, high = runs.mean_interval(values)
-    return f"{mean:.2f} ({low:.2f} to {high:.2f})".replace("-", "−")
-
-
 before, after = stored["before"], stored["commands"]
 rows = [
     ("chance", f"{levels['chance']:.2f}", ""),
     ("greed", f"{levels['greed']:.2f}", ""),
-    ("LM, untrained", with_interval(before["sampled"]), f"{before['greedy'][0]:.0f}"),
-    ("LM, 12 updates", with_interval(after["sampled"]), ", ".join(f"{x:.0f}" for x in after["greedy"])),
+    ("LM, untrained", show.interval(before["sampled"]), f"{before['greedy'][0]:.0f}"),
+    ("LM, 12 updates", show.interval(after["sampled"]), ", ".join(f"{x:.0f}" for x in after["greedy"])),
     ("best", "2", ""),
 ]
 show.table(rows, ["player of the kitchen, 6 turns", "score (95 %)", "if it always takes the likeliest token"])
@@ -570,7 +565,7 @@ for name, measure in measures.items():
     mean, low, high = runs.paired_interval(without, with_mask)
     verdict = "lower" if high < 0 else "higher" if low > 0 else "no clear difference"
     gap = f"{mean:+.2f} ({low:+.2f} to {high:+.2f})".replace("-", "−")
-    rows.append((name, with_interval(with_mask), with_interval(without), gap, verdict))
+    rows.append((name, show.interval(with_mask), show.interval(without), gap, verdict))
 show.table(
     rows,
     ["", *kinds, "difference", "which is"],
@@ -580,9 +575,9 @@ assert rows[1][4] == "lower" and rows[2][4] == "higher" and rows[3][4] == "highe
 
 # %%
 parts = stored["gradient"]  # before the first update, from 48 episodes
-print("at the start, length of the gradient from commands:", with_interval(parts["commands"]))
-print("                                     from answers: ", with_interval(parts["answers"]))
-print("cosine between the two:                            ", with_interval(parts["cosine"]))
+print("at the start, length of the gradient from commands:", show.interval(parts["commands"]))
+print("                                     from answers: ", show.interval(parts["answers"]))
+print("cosine between the two:                            ", show.interval(parts["cosine"]))
 print("at the end, score if the likeliest token is taken:", {name: one["greedy"] for name, one in kinds.items()})
 assert min(parts["answers"]) > 2 * max(parts["commands"])
 
@@ -610,7 +605,7 @@ rows, unseen = [], experiments.lesson_15.held_out_games()
 for what, game in unseen.items():
     exactly = [games.exact_outcome(game, player, 6).score for player in (games.at_random, games.greedy)]
     scores = {trained: one[what] for trained, one in stored["held out"].items()}
-    rows.append((what, *exactly, *[with_interval(x) for x in scores.values()]))
+    rows.append((what, *exactly, *[show.interval(x) for x in scores.values()]))
 show.table(rows, ["held-out kitchen", "chance", "greed", *stored["held out"]], "Score in 6 turns; LM: 4 seeds, 95 %")
 for a, b in (("one kitchen", "untrained"), ("four kitchens", "untrained"), ("four kitchens", "one kitchen")):
     for what in unseen:

@@ -59,20 +59,16 @@ show.figure(fig, alt="VADER's score of SmolLM2's texts rises over the roll-outs 
 
 
 # %%
-def with_interval(values, spec=".2f"):
-    return "{:{s}} ({:{s}} to {:{s}})".format(*runs.mean_interval(values), s=spec).replace("-", "−")
-
-
 before, after = stored["before"], stored["after"]
 three = {"SmolLM2": before["texts"][0], "after RLOO": after["texts"][0]}  # of the first seed
 show.text_samples([reviews.LECTURE_OPENING] * 3, three)
-rows = [(name, *[with_interval(at[key]) for at in (before, after)]) for name, key in scaling.SEEN.items()]
+rows = [(name, *[show.interval(at[key]) for at in (before, after)]) for name, key in scaling.SEEN.items()]
 show.table(rows, ["mean VADER score", "before", "after"], "4 seeds, 95 %")
 gains = {key: runs.paired_interval(after[key], before[key]) for key in scaling.SEEN.values()}
 for name, key in scaling.SEEN.items():
     print(f"gain on {name}: " + "{:.2f} ({:.2f} to {:.2f})".format(*gains[key]).replace("-", "−"))
 per_step = [sum(s) / len(s) for s in stored["seconds"]]
-print(f"a step took {with_interval(per_step, '.1f')} seconds of one core")
+print(f"a step took {show.interval(per_step, 1)} seconds of one core")
 assert gains["opening"][1] > 0 > gains["unseen"][1]
 
 # %% [markdown]
@@ -763,14 +759,14 @@ measured["processor seconds a step"] = [[sum(s) / len(s) for s in beside[name]["
 rows = []
 for key, (ours, theirs) in measured.items():
     gap = [a - b for a, b in zip(ours, theirs, strict=True)]
-    rows.append((key, *[with_interval(values) for values in (ours, theirs, gap)]))
+    rows.append((key, *[show.interval(values) for values in (ours, theirs, gap)]))
 show.table(rows, ["48 test openings", *names.values(), "difference"], "4 seeds, 95 %; differences paired by seed")
 start = beside["start"]["positive"]
-print("VADER of the SFT policy, where both start:", with_interval(start))
+print("VADER of the SFT policy, where both start:", show.interval(start))
 for title, scored in zip(names.values(), measured["mean VADER score"], strict=True):
-    print(f"gain by {title}:", with_interval([a - b for a, b in zip(scored, start, strict=True)]))
+    print(f"gain by {title}:", show.interval([a - b for a, b in zip(scored, start, strict=True)]))
 ours, theirs = measured["processor seconds a step"]
-print("TRL's seconds over ours:", with_interval([b / a for a, b in zip(ours, theirs, strict=True)]))
+print("TRL's seconds over ours:", show.interval([b / a for a, b in zip(ours, theirs, strict=True)]))
 assert runs.paired_interval(beside["rlhf_lib"]["positive"], start)[1] > 0
 
 # %% [markdown]

@@ -13,7 +13,7 @@ try:
 except ImportError as error:
     raise ImportError('Figures and widgets need the lab extra: pip install "rlhf-lib[lab]"') from error
 
-from rlhf_lib.show.display import figure, figure_html, table, text_samples
+from rlhf_lib.show.display import figure, figure_html, interval, table, text_samples
 from rlhf_lib.show.labeler import PairLabeler, RankingLabeler
 from rlhf_lib.show.plots import (
     bars,
@@ -40,6 +40,7 @@ __all__ = [
     "figure_html",
     "heat_map",
     "histogram",
+    "interval",
     "loglog",
     "new_figure",
     "reliability",

@@ -11,6 +11,8 @@ from IPython.display import display
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
+from rlhf_lib.runs import mean_interval
+
 INK = "var(--jp-content-font-color1, currentColor)"  # the theme's text colour, in JupyterLab and in exported HTML
 FAINT = "color-mix(in srgb, currentColor 25%, transparent)"
 # What every part of a figure inherits; DejaVu Sans is the font that the layout was measured with.
@@ -94,6 +96,11 @@ def text_samples(
             )
         shown.append(row)
     _show_table(columns, shown, [False] * len(columns), caption)
+
+
+def interval(values: Sequence[float], digits: int = 2) -> str:
+    """The mean of several seeds' values with its 95 % interval (`runs.mean_interval`), as "0.36 (0.29 to 0.43)"."""
+    return "{:.{d}f} ({:.{d}f} to {:.{d}f})".format(*mean_interval(values), d=digits).replace("-", "−")
 
 
 def number(value: float) -> str:
